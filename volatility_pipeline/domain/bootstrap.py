@@ -1,0 +1,144 @@
+"""Moving-block bootstrap of average precision: many models, the same resamples for all.
+
+Neighbouring rows share their labels' minute and their market's mood, so rows are drawn in blocks
+(Künsch, Annals of Statistics 1989). A resample is a vector of integer row weights; each model's
+scores are sorted once, and its average precision under any weights is then one cumulative sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MINIMUM_BLOCK_SECONDS = 1800
+MINIMUM_BLOCKS = 20
+MINIMUM_SPIKE_BLOCKS = 10
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the test rows fall into blocks, and why no interval is shown where none is.
+
+    Attributes:
+        seconds: Length of a block.
+        rows: Rows in a block: its length over the usual step between rows.
+        count: Whole blocks in the test.
+        with_spike: Those that hold a spike.
+        refusal: Why there is no interval; None where there is one.
+    """
+
+    seconds: int
+    rows: int
+    count: int
+    with_spike: int
+    refusal: str | None
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """What the resamples gave.
+
+    Attributes:
+        average_precision: Shape (resamples, models); NaN where a resample has no spike.
+        base_rate: Shape (resamples,).
+    """
+
+    average_precision: NDArray[np.float64]
+    base_rate: NDArray[np.float64]
+
+
+class Ranking:
+    """A model's scores, sorted once, to ask for average precision under many weights."""
+
+    def __init__(self, score: NDArray[np.float64], target: NDArray[np.bool_]) -> None:
+        self._order = np.argsort(-score, kind="stable")
+        ranked = score[self._order]
+        # Rows of equal score enter the curve together, at the last of them.
+        ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        self._spikes = np.flatnonzero(target[self._order])
+        self._end = ends[np.searchsorted(ends, self._spikes)]
+        self._last_spike = np.searchsorted(self._end, self._end, side="right") - 1
+
+    def average_precision(self, weights: NDArray[np.int64]) -> float:
+        """Return scikit-learn's `average_precision_score` with these sample weights.
+
+        Args:
+            weights: How often each row counts, shape (rows,), in the rows' own order.
+
+        Returns:
+            The average precision; NaN where no spike counts.
+        """
+        ranked = weights[self._order]
+        rows = np.cumsum(ranked)
+        weight = ranked[self._spikes]
+        spikes = np.cumsum(weight)
+        if not len(spikes) or not spikes[-1]:
+            return float("nan")
+        precision = spikes[self._last_spike] / np.maximum(rows[self._end], 1)
+        return float(weight @ precision / spikes[-1])
+
+
+def choose_blocks(
+    ts: NDArray[np.datetime64], target: NDArray[np.bool_], residuals: Sequence[NDArray[np.float64]]
+) -> Blocks:
+    """Return the blocks for these test rows: max(1800 s, automatic) long.
+
+    The automatic length (Politis and White, Econometric Reviews 2004, corrected 2009) is the
+    longest that labels and residuals ask for.
+
+    Args:
+        ts: Decision times, rising, shape (rows,).
+        target: Spikes, shape (rows,).
+        residuals: Per model, label minus probability, each of shape (rows,).
+    """
+    step = float(np.median(np.diff(ts) / np.timedelta64(1, "s"))) if len(ts) > 1 else 1.0
+    rows = int(np.ceil(MINIMUM_BLOCK_SECONDS / step))
+    series = [values for values in (target.astype(float), *residuals) if np.ptp(values) > 0]
+    if series and len(ts) // rows >= MINIMUM_BLOCKS:
+        from arch.bootstrap import optimal_block_length
+
+        automatic = optimal_block_length(np.column_stack(series))["circular"].max()
+        rows = max(rows, int(np.ceil(automatic)))
+    count = len(ts) // rows
+    with_spike = len(np.unique(np.flatnonzero(target[: count * rows]) // rows))
+    seconds = round(rows * step)
+    refusal = None
+    if count < MINIMUM_BLOCKS:
+        refusal = f"the test has {count} blocks of {seconds} s, {MINIMUM_BLOCKS} are needed"
+    elif with_spike < MINIMUM_SPIKE_BLOCKS:
+        refusal = f"{with_spike} of {count} blocks hold a spike, {MINIMUM_SPIKE_BLOCKS} are needed"
+    return Blocks(seconds=seconds, rows=rows, count=count, with_spike=with_spike, refusal=refusal)
+
+
+def resample(
+    rankings: Sequence[Ranking],
+    target: NDArray[np.bool_],
+    *,
+    block_rows: int,
+    resamples: int,
+    seed: int,
+) -> Resamples:
+    """Draw blocks of rows and measure every model on each draw."""
+    from arch.bootstrap import MovingBlockBootstrap
+
+    rows = np.arange(len(target))
+    precision = np.empty((resamples, len(rankings)))
+    base_rate = np.empty(resamples)
+    draws = MovingBlockBootstrap(block_rows, rows, seed=seed).bootstrap(resamples)
+    for number, ((drawn,), _) in enumerate(draws):
+        weights = np.bincount(drawn, minlength=len(rows))
+        precision[number] = [ranking.average_precision(weights) for ranking in rankings]
+        base_rate[number] = weights[target].sum() / len(rows)
+    return Resamples(average_precision=precision, base_rate=base_rate)
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the 95 % percentile interval of what the resamples with a spike gave."""
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,345 @@
+"""What one captured line says: the plain reader of Coinbase's ticker messages.
+
+Here belongs everything that decides whether a line holds tickers, is something else, or is at
+fault (DESIGN: messages understood). The fast SQL reader (`sql/05_messages.sql`) only ever vouches
+for lines of which this module would say the same; every other line is decided here. What happens
+to the tickers afterwards (duplicates, order) belongs to `sql/10_ticks.sql`.
+
+The formats are Coinbase Exchange's `ticker` and `ticker_batch` channels and Advanced Trade's
+`ticker` and `ticker_batch` channels, bare or inside a recorder's wrapper.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import ROUND_HALF_UP, Context, Decimal
+from typing import Any
+
+TICKER_NAMES = frozenset({"ticker", "ticker_batch"})
+CAPTURE_NAMES = ("received_at", "ingest_time", "timestamp", "ts")
+NAMING_KEYS = ("product_id", "pair", "price", "best_bid", "best_ask")
+FLAT_NAMING_KEYS = ("price", "best_bid", "best_ask")
+
+_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d{1,6})?", re.ASCII)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_INTEGER = re.compile(r"-?(?:0|[1-9]\d{0,18})", re.ASCII)
+_PRODUCT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_TIME = re.compile(
+    r"([12]\d{3}-\d\d-\d\d)[T ]((?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)(?:\.(\d{1,9}))?"
+    r"(?:[Zz]|([+-])([01]\d|2[0-3]):?([0-5]\d)?)?",
+    re.ASCII,
+)
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (times here are naive UTC, as in the tables)
+_LATEST_EPOCH_MICROSECONDS = 7_258_118_400_000_000  # the year 2200: beyond it a number is no time
+# Prices and sizes are decimal(28, 10) in SQL: ten decimals, below 1e18, halves rounded up.
+_TEN_DECIMALS = Decimal("1e-10")
+_CONTEXT = Context(prec=60, rounding=ROUND_HALF_UP, Emax=10**9, Emin=-(10**9))
+_BEYOND = Decimal("1e18")
+_INT64 = 2**63
+
+
+class Number(str):
+    """The text of a JSON number, kept as it was written."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Ticker:
+    """One ticker of a message. Times are naive UTC; `Decimal`s have ten decimals.
+
+    `reason` is None for a sound ticker; else it is the first fault in the order of DESIGN
+    (`no_product`, `no_time`, `bad_price`, `bad_quote`, `crossed`, `wrong_day`), or `not_json` for
+    an item that is no object, and the other fields hold what could be read.
+    """
+
+    item: int
+    reason: str | None
+    product_id: str | None = None
+    event_time: datetime | None = None
+    capture_time: datetime | None = None
+    sequence: int | None = None
+    trade_id: int | None = None
+    price: Decimal | None = None
+    best_bid: Decimal | None = None
+    best_ask: Decimal | None = None
+    bid_size: Decimal | None = None
+    ask_size: Decimal | None = None
+    last_size: Decimal | None = None
+    side: str | None = None
+    volume_24h: Decimal | None = None
+
+
+@dataclass(frozen=True)
+class Message:
+    """One line. `kind` is `ticker`, `other` or `not_json`; only a `ticker` has `tickers`.
+
+    `connection`, `sequence_num` and `gap` are what the search for missing messages needs; `time`
+    is the line's own time (its first ticker's, else its envelope's or capture time), if readable.
+    """
+
+    kind: str
+    tickers: tuple[Ticker, ...] = ()
+    time: datetime | None = None
+    connection: str | None = None
+    channel: str | None = None
+    sequence_num: int | None = None
+    gap: Mapping[str, Any] | None = None
+
+
+def read_line(line: bytes, *, day: date | None = None, now: datetime | None = None) -> Message:
+    """Reads one line (without its LF).
+
+    Args:
+        line: The line's bytes, of any content and length.
+        day: The UTC day of the partition it lies in; a ticker of another day is `wrong_day`.
+            None accepts every day.
+        now: Naive UTC; an event more than a day later than this has no readable time. None
+            accepts every time.
+    """
+    if not line.strip():
+        return Message("other")
+    outer = read_object(line)
+    if outer is None:
+        return Message("not_json")
+    inner = None
+    for name in ("raw", "payload"):
+        if outer.get(name) is not None:
+            value = outer[name]
+            inner = read_object(value) if type(value) is str else value
+            if not isinstance(inner, dict):
+                if not any(key in outer for key in FLAT_NAMING_KEYS):
+                    return Message("not_json", time=_capture_time(outer))
+                inner = None
+            break
+    return _read_message(outer, inner, day, now)
+
+
+def read_object(text: bytes | str) -> dict[str, Any] | None:
+    """One JSON object, its numbers as `Number`, the first of duplicate keys; else None.
+
+    Stricter than `json.loads`: no NaN, no Infinity; a nesting too deep to be read is no object.
+    """
+    try:
+        value = _DECODER.decode(text.decode() if isinstance(text, bytes) else text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def parse_number(value: object) -> Decimal | None:
+    """A JSON number, or a string of one, rounded to ten decimals; None for anything else.
+
+    A JSON number with a fraction or an exponent is an IEEE double (RFC 8259, section 6), so it
+    means its shortest decimal form; a string is taken digit for digit.
+    """
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
+        return None
+    text = str(value)
+    if type(value) is Number and not _INTEGER.fullmatch(text):
+        text = repr(float(text))
+        if text in ("inf", "-inf"):
+            return None
+    number = Decimal(text)
+    if number and not -30 < number.adjusted() < 18:
+        return Decimal(0) if number.adjusted() < 0 else None
+    rounded = number.quantize(_TEN_DECIMALS, context=_CONTEXT)
+    return rounded if abs(rounded) < _BEYOND else None
+
+
+def parse_integer(value: object) -> int | None:
+    """A JSON integer, or a string of one, that fits 64 bits; None for anything else."""
+    if not isinstance(value, str) or not _INTEGER.fullmatch(value):
+        return None
+    number = int(value)
+    return number if -_INT64 <= number < _INT64 else None
+
+
+def parse_time(value: object) -> datetime | None:
+    """ISO text (UTC where it names no zone) or an epoch in s, ms or us, as naive UTC.
+
+    What is finer than a microsecond is cut, not rounded. None where it is no time.
+    """
+    if not isinstance(value, str):
+        return None
+    if match := _TIME.fullmatch(value):
+        day, clock, fraction, sign, hours, minutes = match.groups()
+        try:
+            time = datetime.fromisoformat(f"{day} {clock}.{(fraction or '')[:6]:0<6}")
+            if sign:
+                offset = timedelta(hours=int(hours), minutes=int(minutes or 0))
+                time = time - offset if sign == "+" else time + offset
+        except (ValueError, OverflowError):
+            return None
+        return time
+    if not _NUMBER.fullmatch(value):
+        return None
+    number = Decimal(str(value))
+    if number < 0 or number.adjusted() > 17:
+        return None
+    scale = 0 if number >= 10**14 else 3 if number >= 10**11 else 6
+    microseconds = int(number.scaleb(scale))
+    return (
+        _EPOCH + timedelta(microseconds=microseconds)
+        if microseconds < _LATEST_EPOCH_MICROSECONDS
+        else None
+    )
+
+
+def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        found = dict(reversed(pairs))
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_first_wins, parse_int=Number, parse_float=Number, parse_constant=_refuse
+)
+
+
+def _first(layers: tuple[Mapping[str, Any], ...], *names: str) -> Any:
+    """The first non-null value: inner layers before outer ones, names in the order given."""
+    for layer in layers:
+        for name in names:
+            value = layer.get(name)
+            if value is not None:
+                return value
+    return None
+
+
+def _text(value: object) -> str | None:
+    """A JSON string that UTF-8 can hold (an escaped lone surrogate cannot be stored)."""
+    return value if type(value) is str and _SURROGATE.search(value) is None else None
+
+
+def _capture(outer: Mapping[str, Any]) -> Any:
+    """The capture time as written; a bare envelope's `timestamp` is the exchange's, not ours."""
+    names = [name for name in CAPTURE_NAMES if not (name == "timestamp" and _is_envelope(outer))]
+    return _first((outer,), *names)
+
+
+def _is_envelope(message: Mapping[str, Any]) -> bool:
+    return _text(message.get("channel")) is not None
+
+
+def _capture_time(outer: Mapping[str, Any]) -> datetime | None:
+    return parse_time(_capture(outer))
+
+
+def _read_message(
+    outer: dict[str, Any], inner: dict[str, Any] | None, day: date | None, now: datetime | None
+) -> Message:
+    message = outer if inner is None else inner
+    channel = _text(message.get("channel"))
+    kind = channel if channel is not None else _text(message.get("type"))
+    time = _first((message,), "time", "timestamp")
+    facts = Message(
+        "other",
+        time=parse_time(_capture(outer) if time is None else time),
+        connection=_text(outer.get("connection")),
+        channel=channel,
+        sequence_num=parse_integer(_first((message, outer), "sequence_num")),
+        gap=message if kind == "gap" else None,
+    )
+    if kind is not None and kind not in TICKER_NAMES:
+        return facts
+    if channel is not None:
+        items = list(_envelope_items(message))
+    elif any(key in message for key in NAMING_KEYS) or any(
+        key in outer for key in FLAT_NAMING_KEYS
+    ):
+        items = [message]
+    else:
+        items = []
+    if not items:
+        return facts
+    tickers = tuple(
+        _read_ticker(number, item, message, outer, day, now) for number, item in enumerate(items)
+    )
+    return replace(facts, kind="ticker", tickers=tickers, time=tickers[0].event_time or facts.time)
+
+
+def _envelope_items(envelope: Mapping[str, Any]) -> Iterator[Any]:
+    events = envelope.get("events")
+    for event in events if isinstance(events, list) else ():
+        tickers = event.get("tickers") if isinstance(event, dict) else None
+        yield from tickers if isinstance(tickers, list) else ()
+
+
+def _read_ticker(
+    number: int,
+    item: Any,
+    message: Mapping[str, Any],
+    outer: Mapping[str, Any],
+    day: date | None,
+    now: datetime | None,
+) -> Ticker:
+    if not isinstance(item, dict):
+        return Ticker(number, "not_json")
+    layers = (item, message, outer)
+    product = _first(layers, "product_id", "pair")
+    product_id = product if type(product) is str and _PRODUCT.fullmatch(product) else None
+    event_time = parse_time(_event_stamp(item, message, outer))
+    price = parse_number(_first(layers, "price"))
+    bid = parse_number(_first(layers, "best_bid"))
+    ask = parse_number(_first(layers, "best_ask"))
+    size_texts = (
+        _first(layers, "best_bid_size", "best_bid_quantity"),
+        _first(layers, "best_ask_size", "best_ask_quantity"),
+        _first(layers, "last_size"),
+    )
+    sizes = [parse_number(text) for text in size_texts]
+    reason = None
+    if product_id is None:
+        reason = "no_product"
+    elif event_time is None or (now is not None and event_time > now + timedelta(days=1)):
+        reason = "no_time"
+    elif price is None or price <= 0:
+        reason = "bad_price"
+    elif bid is None or ask is None or bid <= 0 or ask <= 0:
+        reason = "bad_quote"
+    elif any(
+        text is not None and (size is None or size < 0)
+        for text, size in zip(size_texts, sizes, strict=True)
+    ):
+        reason = "bad_quote"
+    elif ask < bid:
+        reason = "crossed"
+    elif day is not None and event_time.date() != day:
+        reason = "wrong_day"
+    return Ticker(
+        number,
+        reason,
+        product_id=product_id,
+        event_time=event_time,
+        capture_time=_capture_time(outer),
+        sequence=parse_integer(_first(layers, "sequence_num", "sequence")),
+        trade_id=parse_integer(_first(layers, "trade_id")),
+        price=price,
+        best_bid=bid,
+        best_ask=ask,
+        bid_size=sizes[0],
+        ask_size=sizes[1],
+        last_size=sizes[2],
+        side=_text(_first(layers, "side")),
+        volume_24h=parse_number(_first(layers, "volume_24h", "volume_24_h")),
+    )
+
+
+def _event_stamp(
+    item: Mapping[str, Any], message: Mapping[str, Any], outer: Mapping[str, Any]
+) -> Any:
+    """The ticker's `time`, else its envelope's `timestamp`, else the flat line's, else capture."""
+    stamp = _first((item, message), "time")
+    if stamp is None and (message is not outer or _is_envelope(outer)):
+        stamp = message.get("timestamp")
+    if stamp is None:
+        stamp = outer.get("time")
+    return _capture(outer) if stamp is None else stamp

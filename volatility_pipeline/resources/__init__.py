@@ -1,0 +1,1 @@
+"""One class per outside thing: the lake's files, the SQL warehouse, the model tracking."""

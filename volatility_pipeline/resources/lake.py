@@ -1,0 +1,200 @@
+"""The lake: where every file of the data root lies, how it is committed, and its record.
+
+A partition is a Parquet file, or absent where it would hold no row. Beside it stands its record, a
+small JSON file that says from which contents it was made: what is recorded need not be made again.
+What the files hold is said in `domain/schemas.py`; making them belongs to the warehouse.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from volatility_pipeline.domain.errors import BadInputError
+from volatility_pipeline.resources.segments import SUFFIXES, Segment, commit, describe
+
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The files under one data root."""
+
+    root: Path
+
+    def key_folder(self, stage: str) -> Path:
+        """The folder of a stage."""
+        return self.root / stage
+
+    def file(self, stage: str, key: date | str, suffix: str = ".parquet") -> Path:
+        """The file of a stage and a day (`date=…`) or a product (`product=…`)."""
+        name = f"product={key}" if isinstance(key, str) else f"date={key:%Y-%m-%d}"
+        return self.root / stage / f"{name}{suffix}"
+
+    def files(self, stage: str) -> list[Path]:
+        """All partitions of a stage, in order."""
+        return sorted((self.root / stage).glob("*=*.parquet"))
+
+    def days(self, stage: str) -> list[date]:
+        """The days for which a data stage has a record, in order."""
+        names = (path.stem for path in (self.root / stage).glob("date=*.json"))
+        return sorted(date.fromisoformat(name.removeprefix("date=")) for name in names)
+
+    # Raw segments
+
+    def raw_folder(self, day: date) -> Path:
+        """The folder of one day's segments."""
+        return self.root / "raw" / f"date={day:%Y-%m-%d}"
+
+    def raw_days(self) -> list[date]:
+        """The days that hold a raw segment or a manifest, in order."""
+        folders = (self.root / "raw").glob("date=*")
+        return sorted(
+            date.fromisoformat(folder.name.removeprefix("date="))
+            for folder in folders
+            if self._listing(folder) or (folder / MANIFEST).exists()
+        )
+
+    def segments(self, day: date) -> list[Path]:
+        """One day's segments, by name."""
+        folder = self.raw_folder(day)
+        return [folder / name for name in sorted(self._listing(folder))]
+
+    def manifest(self, day: date) -> dict[str, Any] | None:
+        """One day's manifest as it was last written, if it was."""
+        return _read_json(self.raw_folder(day) / MANIFEST)
+
+    def describe_raw(self, day: date) -> list[Segment]:
+        """Every segment of a day; those that the manifest holds at this size are not read again."""
+        known = {
+            entry["name"]: Segment(**entry)
+            for entry in (self.manifest(day) or {"segments": []})["segments"]
+        }
+        found = []
+        for path in self.segments(day):
+            entry = known.get(path.name)
+            is_known = entry is not None and entry.bytes == path.stat().st_size
+            found.append(entry if entry is not None and is_known else describe(path))
+        return found
+
+    def write_manifest(
+        self, day: date, segments: Iterable[Segment], gaps: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Commits a day's manifest."""
+        manifest = {
+            "version": MANIFEST_VERSION,
+            "segments": [asdict(segment) for segment in segments],
+            "gaps": gaps,
+        }
+        _write_json(self.raw_folder(day) / MANIFEST, manifest)
+        return manifest
+
+    def is_manifest_current(self, day: date) -> bool:
+        """Whether the manifest speaks of exactly the segments that are there, at their sizes."""
+        manifest = self.manifest(day)
+        entries = [] if manifest is None else manifest["segments"]
+        recorded = {entry["name"]: entry["bytes"] for entry in entries}
+        return manifest is not None and recorded == self._listing(self.raw_folder(day))
+
+    @staticmethod
+    def _listing(folder: Path) -> dict[str, int]:
+        if not folder.is_dir():
+            return {}
+        with os.scandir(folder) as entries:
+            return {
+                entry.name: entry.stat().st_size
+                for entry in entries
+                if entry.name.endswith(SUFFIXES) and not entry.name.startswith(".")
+            }
+
+    # Partitions and their records
+
+    def content(self, stage: str, key: date | str) -> str | None:
+        """What a partition holds, as a hash; None where it is absent."""
+        if stage == "raw":
+            manifest = self.manifest(key) if isinstance(key, date) else None
+            if manifest is None or not manifest["segments"]:
+                return None
+            names = [(entry["name"], entry["sha256"]) for entry in manifest["segments"]]
+            return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+        record = self.record(stage, key)
+        return None if record is None else record["sha256"]
+
+    def record(self, stage: str, key: date | str) -> dict[str, Any] | None:
+        """A partition's record, if it still speaks of the file that is there."""
+        record = _read_json(self.file(stage, key, ".json"))
+        path = self.file(stage, key)
+        size = path.stat().st_size if path.exists() else None
+        return record if record is not None and record["bytes"] == size else None
+
+    def write_partition(
+        self,
+        stage: str,
+        key: date | str,
+        write: Callable[[Path], int],
+        made_from: Mapping[str, Any],
+        facts: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Writes a partition whole, then its record, and returns the record.
+
+        Args:
+            stage: Its stage.
+            key: Its day or product.
+            write: Writes the file at the path it is given and returns its rows; none, no file.
+            made_from: What it was made from; a plan compares it with what is there.
+            facts: More for the record to hold, looked at once the file is written.
+        """
+        final = self.file(stage, key)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        try:
+            rows = write(temporary)
+            if rows:
+                sha256 = hashlib.file_digest(temporary.open("rb"), "sha256").hexdigest()
+                size = temporary.stat().st_size
+                commit(temporary, final)
+            else:
+                sha256, size = None, None
+                final.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
+        record = {"rows": rows, "bytes": size, "sha256": sha256, "made_from": dict(made_from)}
+        record |= facts or {}
+        _write_json(self.file(stage, key, ".json"), record)
+        return record
+
+    def check_writable(self, needed_bytes: int = 0) -> None:
+        """Raises BadInputError in words where the data root cannot take the data."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInputError(
+                f"{self.root}: cannot be made a data root ({error.strerror}); "
+                "name another folder with --data or VOLATILITY_DATA."
+            ) from error
+        if not os.access(self.root, os.W_OK):
+            raise BadInputError(
+                f"{self.root}: not writable; mend its permissions or name another with --data."
+            )
+        if shutil.disk_usage(self.root).free < needed_bytes:
+            raise BadInputError(f"{self.root}: less than {needed_bytes >> 20} MB free; make room.")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return loaded
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+    commit(temporary, path)

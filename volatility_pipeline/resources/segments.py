@@ -1,0 +1,159 @@
+"""Raw segments as files: decoding, describing, and writing them whole.
+
+What a line means belongs to `domain/messages.py`; which days there are belongs to the lake.
+"""
+
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BLOCK = 1 << 20
+SUFFIXES = (".ndjson", ".ndjson.gz", ".ndjson.zst")
+LONGEST_FAST_LINE = 8 << 20
+
+
+class Decoded:
+    """The decoded bytes of a segment, block by block; `is_torn` once its end proved missing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_torn = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            blocks = iter(lambda: file.read(BLOCK), b"")
+            if self.path.suffix in (".gz", ".zst"):
+                yield from self._inflate(blocks)
+            else:
+                yield from blocks
+
+    def _inflate(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """All that decodes, of any number of members or frames; a tear ends it, not an error."""
+        import zstandard
+
+        is_gzip = self.path.suffix == ".gz"
+        decoder: Any = None
+        for block in blocks:
+            rest = block
+            while rest:
+                if decoder is None:
+                    decoder = (
+                        zlib.decompressobj(wbits=31)
+                        if is_gzip
+                        else zstandard.ZstdDecompressor().decompressobj()
+                    )
+                try:
+                    yield decoder.decompress(rest)
+                except (zlib.error, zstandard.ZstdError):
+                    self.is_torn = True
+                    return
+                rest = decoder.unused_data if decoder.eof else b""
+                if decoder.eof:
+                    decoder = None
+        self.is_torn = decoder is not None
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines without their LF; the last may lack one."""
+        carry = b""
+        for block in self:
+            pieces = (carry + block).split(b"\n")
+            carry = pieces.pop()
+            yield from pieces
+        if carry:
+            yield carry
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One raw file as the manifest records it; `lines` counts the decoded stream.
+
+    `is_plain` says that every line is exactly one JSON object that the fast reader can be given:
+    no blank line, nothing looser than JSON, no message inside a string.
+    """
+
+    name: str
+    bytes: int
+    lines: int
+    sha256: str
+    is_plain: bool
+    is_torn: bool
+    is_simulated: bool
+
+
+def describe(path: Path) -> Segment:
+    """Reads a segment once, to its end."""
+    digest = file_sha256(path)
+    decoded = Decoded(path)
+    lines = 0
+    is_plain = True
+    is_simulated = False
+    for line in decoded.lines():
+        lines += 1
+        message = screen(line)
+        if message is None:
+            is_plain = False
+        elif message.get("source") == "simulated":
+            is_simulated = True
+    return Segment(
+        path.name,
+        path.stat().st_size,
+        lines,
+        digest,
+        is_plain and not decoded.is_torn,
+        decoded.is_torn,
+        is_simulated,
+    )
+
+
+def screen(line: bytes) -> dict[str, Any] | None:
+    """The line's object if the fast reader may be given it, else None."""
+    import orjson
+
+    if len(line) > LONGEST_FAST_LINE:
+        return None
+    try:
+        message = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if type(message) is not dict:
+        return None
+    for name in ("raw", "payload"):
+        if type(message.get(name)) not in (dict, type(None)):
+            return None
+    return message
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def segment_name(stem: str, source_sha256: str, suffix: str) -> str:
+    """An imported segment's file name: `<stem>-<first 16 hex of the source's SHA-256>`."""
+    return f"{stem}-{source_sha256[:16]}{suffix}"
+
+
+def stem_and_suffix(path: Path) -> tuple[str, str]:
+    """`btc.ndjson.zst` is (`btc`, `.ndjson.zst`); another ending counts as `.ndjson`."""
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix), suffix
+    compression = path.suffix if path.suffix in (".gz", ".zst") else ""
+    return path.name.split(".")[0] or "recording", f".ndjson{compression}"
+
+
+def commit(temporary: Path, final: Path) -> None:
+    """Flushes a finished temporary file and renames it: from here on it is there, whole."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,177 @@
+"""The warehouse: runs the files of `sql/` over the lake's partitions in short-lived DuckDBs.
+
+It knows which relations a stage's SQL reads and gives them their names; what the SQL means is said
+there, and where files lie is the lake's.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volatility_pipeline.domain.reach import REACH
+from volatility_pipeline.domain.schemas import TABLES, Table
+from volatility_pipeline.resources.lake import Lake
+
+if TYPE_CHECKING:
+    import duckdb
+
+SQL = Path(__file__).parents[2] / "sql"
+STAGE_SQL = {
+    "raw": ("00_raw.sql", "05_messages.sql"),
+    "ticks": ("05_messages.sql", "10_ticks.sql"),
+    "bars": ("20_bars.sql",),
+    "features": ("30_features.sql",),
+    "labels": ("40_labels.sql",),
+    "splits": ("50_splits.sql",),
+}
+READER = Path(__file__).parents[1] / "domain" / "messages.py"
+
+
+def sql_text(name: str) -> str:
+    """The text of a file in `sql/`."""
+    return (SQL / name).read_text()
+
+
+def code_hash(stage: str) -> str:
+    """Hash of the code that decides what a data stage holds: its SQL, schema and plain reader."""
+    digest = hashlib.sha256()
+    for name in STAGE_SQL[stage]:
+        digest.update((SQL / name).read_bytes())
+    if stage in ("raw", "ticks"):
+        digest.update(READER.read_bytes())
+    if stage in TABLES:
+        digest.update(str(TABLES[stage].version).encode())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def connect(threads: int | None = None) -> Iterator["duckdb.DuckDBPyConnection"]:
+    """An in-memory DuckDB in UTC that loads no extension by itself and never asks the network."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory(prefix="volatility-duckdb-") as spill:
+        config: dict[str, Any] = {
+            "temp_directory": spill,
+            "autoinstall_known_extensions": "false",
+        }
+        if threads is not None:
+            config["threads"] = threads
+        connection = duckdb.connect(config=config)
+        try:
+            connection.execute("set TimeZone = 'UTC'")
+            connection.execute("set enable_progress_bar = false")
+            yield connection
+        finally:
+            connection.close()
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """Runs a stage's SQL. `threads` is None for all cores."""
+
+    lake: Lake
+    max_gap_seconds: int = 30
+    threads: int | None = None
+
+    def made_from(self, stage: str, day: date) -> dict[str, Any]:
+        """All that decides the content of a data partition: inputs, code, settings."""
+        inputs = {
+            f"{source}/{near:%Y-%m-%d}": self.lake.content(source, near)
+            for source, near in REACH[stage].days(day)
+        }
+        made_from: dict[str, Any] = {
+            "inputs": {name: content for name, content in inputs.items() if content},
+            "code": code_hash(stage),
+        }
+        if "$max_gap_seconds" in "".join(map(sql_text, STAGE_SQL[stage])):
+            made_from["max_gap_seconds"] = self.max_gap_seconds
+        return made_from
+
+    def is_current(self, stage: str, day: date) -> bool:
+        """Whether a data partition is there, made from what is there now."""
+        if stage == "raw":
+            return self.lake.is_manifest_current(day)
+        made_from = self.made_from(stage, day)
+        record = self.lake.record(stage, day)
+        if record is None:
+            return not made_from["inputs"]
+        return bool(record["made_from"] == made_from)
+
+    def build(self, stage: str, day: date) -> dict[str, Any]:
+        """Builds one day of bars, features or labels and returns its record."""
+        made_from = self.made_from(stage, day)
+
+        def write(path: Path) -> int:
+            with connect(self.threads) as connection:
+                for source in {source for source, _ in REACH[stage].days(day)}:
+                    files = [
+                        self.lake.file(name, near)
+                        for name, near in REACH[stage].days(day)
+                        if name == source
+                    ]
+                    create_view(connection, TABLES[source], files)
+                sql = sql_text(STAGE_SQL[stage][-1])
+                return write_parquet(connection, TABLES[stage], sql, self._bounds(day, sql), path)
+
+        if not made_from["inputs"]:
+            return self.lake.write_partition(stage, day, lambda _: 0, made_from)
+        return self.lake.write_partition(stage, day, write, made_from)
+
+    def _bounds(self, day: date, sql: str) -> dict[str, Any]:
+        start = datetime(day.year, day.month, day.day)  # noqa: DTZ001  (naive UTC)
+        values = {
+            "start": start,
+            "end": start + timedelta(days=1),
+            "max_gap_seconds": self.max_gap_seconds,
+            "latest": datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1),
+        }
+        return {name: value for name, value in values.items() if f"${name}" in sql}
+
+    def bad_rows(
+        self, check: str, relations: Mapping[str, Sequence[Path]], **parameters: Any
+    ) -> list[dict[str, Any]]:
+        """The rows that a check in `sql/checks/` finds at fault, over the relations it names."""
+        with connect(self.threads) as connection:
+            for name, files in relations.items():
+                create_view(connection, TABLES[name], files)
+            sql = sql_text(f"checks/{check}.sql")
+            found = connection.execute(sql, parameters)
+            names = [column[0] for column in found.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+
+
+def create_view(
+    connection: "duckdb.DuckDBPyConnection", table: Table, files: Sequence[Path]
+) -> None:
+    """Names a table's partitions; those that are absent count as empty, all absent as no rows."""
+    present = [str(path) for path in files if path.exists()]
+    if present:
+        connection.read_parquet(present).create_view(table.name, replace=True)
+    else:
+        connection.execute(f"create or replace temp view {table.name} as {table.empty_select()}")
+
+
+def write_parquet(
+    connection: "duckdb.DuckDBPyConnection",
+    table: Table,
+    sql: str,
+    parameters: Mapping[str, Any],
+    path: Path,
+) -> int:
+    """Writes what a select yields, if it is the table's columns in order; returns the rows."""
+    described = connection.execute(f"describe {sql}", parameters).fetchall()
+    expected = [(column.name, column.type) for column in table.columns]
+    if [(row[0], row[1]) for row in described] != expected:
+        raise TypeError(f"the SQL of {table.name} yields {described}, not {expected}")
+    target = str(path).replace("'", "''")
+    row = connection.execute(
+        f"copy ({sql}) to '{target}' (format parquet, compression zstd, "
+        f"kv_metadata {{table_name: '{table.name}', schema_version: '{table.version}'}})",
+        parameters,
+    ).fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,37 @@
+"""Every setting of the system, read from the environment (and a `.env` file) in one place."""
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The settings of DESIGN's section 9. Names of variables are the fields' in capitals."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+    volatility_data: Path = Path("data")
+    volatility_first_day: date = date(2025, 1, 1)
+    volatility_products: Annotated[tuple[str, ...], NoDecode] = ("BTC-USD", "ETH-USD")
+    volatility_max_gap_seconds: int = Field(default=30, ge=1, le=3600)
+    mlflow_tracking_uri: str | None = None
+
+    @field_validator("volatility_products", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @property
+    def data(self) -> Path:
+        """The data root, absolute."""
+        return self.volatility_data.absolute()
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's store: the one that is set, else SQLite under the data root."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.data / 'mlflow' / 'mlflow.db'}"
