@@ -65,8 +65,12 @@ newest_sized as (
     select
         recent.product_id,
         recent.tick_second,
-        (recent.bid::double * recent.ask_size + recent.ask::double * recent.bid_size)
-        / (recent.bid_size + recent.ask_size) as microprice
+        -- (bid * ask_size + ask * bid_size) / (bid_size + ask_size), rounded but once
+        recent.bid::decimal(38, 18)
+        + (
+            (recent.ask - recent.bid)::double * recent.bid_size
+            / (recent.bid_size + recent.ask_size)
+        )::decimal(38, 18) as microprice
     from recent
     inner join ticked
         on

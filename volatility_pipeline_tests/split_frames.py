@@ -1,6 +1,6 @@
 """Split frames of a made-up market, straight to features, for tests of models and evaluation.
 
-Volatility is an Ornstein-Uhlenbeck process in logs (half-life about seven minutes), or constant.
+Log volatility wanders over minutes and, more slowly, over half-hours; or it is constant.
 """
 
 from typing import Any
@@ -28,9 +28,8 @@ def split_frame(
     rng = np.random.default_rng(seed)
     log_sigma = np.zeros(seconds)
     if not is_noise:
-        decay = np.exp(-1 / 600)
-        shocks = rng.normal(scale=0.7 * np.sqrt(1 - decay**2), size=seconds)
-        log_sigma = lfilter([1], [1, -decay], shocks)
+        log_sigma = _wander(rng, seconds, hold=1800, scale=0.25)
+        log_sigma += _wander(rng, seconds, hold=60, scale=0.45)
     returns = 2e-5 * np.exp(log_sigma) * rng.normal(size=seconds)
     mid = 1e5 * np.exp(np.cumsum(returns))
     ticks = rng.poisson(3 * np.exp(log_sigma)).astype(float)
@@ -107,6 +106,13 @@ def _labelled(frame: pd.DataFrame, policy: Policy) -> pd.DataFrame:
     frame = frame.assign(is_spike=(future >= frame["threshold"]) & (future > 0))
     labels = ["future_volatility_60s", "threshold", "is_spike", "role"]
     return frame[["product_id", "ts", *MODEL_INPUTS[:-1], *labels]]
+
+
+def _wander(rng: np.random.Generator, seconds: int, *, hold: float, scale: float) -> np.ndarray:
+    """An Ornstein-Uhlenbeck process that forgets over `hold` seconds."""
+    decay = np.exp(-1 / hold)
+    shocks = rng.normal(scale=scale * np.sqrt(1 - decay**2), size=seconds)
+    return lfilter([1], [1, -decay], shocks)
 
 
 def _sum(values: np.ndarray, window: int) -> np.ndarray:

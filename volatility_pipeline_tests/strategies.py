@@ -245,7 +245,7 @@ def _ticks(product_id: str, times: list[datetime], market: _Market) -> list[Tick
     moment = 0
     for number, time in enumerate(times):
         moment += number > 0 and time > times[number - 1]
-        level = max(level + rng.choice(market.steps), 1)
+        level = max(level + rng.choice(market.steps), market.level // 2)
         bid = Decimal(level).scaleb(-market.decimals)
         ask = Decimal(level + rng.choice(market.spreads)).scaleb(-market.decimals)
         quotes.append((_sequence(market.sequence, number, moment, rng), bid, ask))

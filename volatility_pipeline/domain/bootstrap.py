@@ -116,6 +116,11 @@ def choose_blocks(
     return Blocks(seconds=seconds, rows=rows, count=count, with_spike=with_spike, refusal=refusal)
 
 
+def no_resamples(models: int) -> Resamples:
+    """Return what stands where no interval may be shown."""
+    return Resamples(average_precision=np.empty((0, models)), base_rate=np.empty(0))
+
+
 def resample(
     rankings: Sequence[Ranking],
     target: NDArray[np.bool_],
@@ -138,7 +143,11 @@ def resample(
     return Resamples(average_precision=precision, base_rate=base_rate)
 
 
-def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95 % percentile interval of what the resamples with a spike gave."""
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+def intervals(drawn: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Return each model's 95 % percentile interval over the resamples that hold a spike.
+
+    Args:
+        drawn: Shape (resamples, models).
+    """
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))

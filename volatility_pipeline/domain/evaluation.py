@@ -1,6 +1,6 @@
 """The evaluation of one product: every model on the same test rows, and what came out.
 
-Measures stand in `metrics`, resampling in `bootstrap`, and what may be claimed in `verdict`. Fitting
+Measures stand in `metrics`, resampling in `bootstrap`, what may be claimed in `verdict`. Fitting
 models, storing results and showing them do not belong here.
 """
 
@@ -19,7 +19,8 @@ from volatility_pipeline.domain.bootstrap import (
     Blocks,
     Ranking,
     choose_blocks,
-    interval,
+    intervals,
+    no_resamples,
     resample,
 )
 from volatility_pipeline.domain.ladder import REFERENCE, Policy
@@ -197,21 +198,38 @@ def evaluate(
     target = test["is_spike"].to_numpy(dtype=bool)
     _require_fitting(ts, forecasts, reference)
 
+    rankings = [Ranking(forecast.score, target) for forecast in forecasts]
+    observed = np.array(
+        [ranking.average_precision(np.ones_like(target, int)) for ranking in rankings]
+    )
     blocks = choose_blocks(ts, target, [target - forecast.probability for forecast in forecasts])
+    draws = no_resamples(len(rankings))
+    if blocks.refusal is None:
+        draws = resample(rankings, target, block_rows=blocks.rows, resamples=resamples, seed=seed)
+
     roles = tuple(_role_summary(split, role) for role in ROLES)
     days = _day_rates(split)
-    base_rate = float(target.mean()) if len(target) else None
     insufficient = claims.shortages(roles)
     lift_refusal = claims.lift_refusal(days) if policy == "training" else None
-    models = _results(
-        target,
-        forecasts,
-        reference=reference,
-        blocks=blocks,
-        resamples=resamples,
-        seed=seed,
-        is_lift_pooled=lift_refusal is None,
-        is_sufficient=not insufficient,
+
+    base_rate = roles[-1].base_rate or np.nan
+    compared = [forecast.name for forecast in forecasts].index(reference)
+    precisions = _estimates(observed, draws.average_precision)
+    lifts = _estimates(observed / base_rate, draws.average_precision / draws.base_rate[:, None])
+    gains = _estimates(
+        observed - observed[compared],
+        draws.average_precision - draws.average_precision[:, [compared]],
+    )
+    models = tuple(
+        _result(
+            forecast,
+            target,
+            average_precision=precisions[index],
+            lift=lifts[index] if lift_refusal is None else None,
+            gain=gains[index] if index != compared else None,
+            is_sufficient=not insufficient,
+        )
+        for index, forecast in enumerate(forecasts)
     )
     suspicious = claims.too_good(models, reference)
     independent = metrics.independent_labels(target, lags=blocks.rows)
@@ -222,9 +240,9 @@ def evaluate(
         seed=seed,
         resamples=resamples,
         verdict=claims.verdict(
-            {model.name: model for model in models},
+            models,
             reference,
-            base_rate=base_rate,
+            base_rate=roles[-1].base_rate,
             refusal=blocks.refusal,
             insufficient=insufficient,
             suspicious=suspicious,
@@ -232,9 +250,9 @@ def evaluate(
         insufficient=insufficient,
         suspicious=suspicious,
         lift_refusal=lift_refusal,
-        base_rate=base_rate,
+        base_rate=roles[-1].base_rate,
         independent_labels=independent,
-        independent_spikes=independent * float(target.mean()) if independent else None,
+        independent_spikes=independent * base_rate if independent else None,
         roles=roles,
         days=days,
         blocks=blocks,
@@ -242,53 +260,104 @@ def evaluate(
     )
 
 
-def _results(
+def _require_fitting(
+    ts: NDArray[np.datetime64], forecasts: Sequence[Forecast], reference: str
+) -> None:
+    if (np.diff(ts) <= np.timedelta64(0)).any():
+        raise ValueError("The test rows are not in time order, one a second at most.")
+    for forecast in forecasts:
+        for values in (forecast.score, forecast.probability):
+            if values.shape != ts.shape or not np.isfinite(values).all():
+                raise ValueError(
+                    f"{forecast.name} has {values.shape[0]} answers, or one that is no number, "
+                    f"for {len(ts)} test rows."
+                )
+    if reference not in [forecast.name for forecast in forecasts]:
+        raise ValueError(f"The models are compared with {reference}, which is not among them.")
+
+
+def _role_summary(split: pd.DataFrame, role: str) -> RoleSummary:
+    rows = split[split["role"] == role]
+    ts = rows["ts"].to_numpy(dtype="datetime64[us]")
+    is_spike = rows["is_spike"].to_numpy(dtype=bool)
+    return RoleSummary(
+        role=role,
+        rows=len(rows),
+        spikes=int(is_spike.sum()),
+        base_rate=float(is_spike.mean()) if len(rows) else None,
+        separate_spikes=metrics.count_apart(ts[is_spike], SPIKE_SECONDS),
+        episodes=metrics.count_apart(ts[is_spike], EPISODE_SECONDS),
+        start=str(ts[0]) if len(rows) else None,
+        end=str(ts[-1]) if len(rows) else None,
+    )
+
+
+def _day_rates(split: pd.DataFrame) -> tuple[DayRate, ...]:
+    days = split["ts"].dt.floor("D").rename("day")
+    counts = split["is_spike"].astype(bool).groupby([days, split["role"]]).agg(["size", "sum"])
+    return tuple(
+        DayRate(
+            day=f"{day:%Y-%m-%d}",
+            role=role,
+            rows=int(rows),
+            spikes=int(spikes),
+            base_rate=spikes / rows,
+        )
+        for (day, role), rows, spikes in counts.itertuples()
+    )
+
+
+def _estimates(observed: NDArray[np.float64], drawn: NDArray[np.float64]) -> list[Estimate | None]:
+    """Join each model's value, shape (models,), with its draws, shape (resamples, models)."""
+    bounds = intervals(drawn) if len(drawn) else [(None, None)] * len(observed)
+    return [
+        Estimate(float(value), low, high) if np.isfinite(value) else None
+        for value, (low, high) in zip(observed, bounds, strict=True)
+    ]
+
+
+def _result(
+    forecast: Forecast,
     target: NDArray[np.bool_],
-    forecasts: Sequence[Forecast],
     *,
-    reference: str,
-    blocks: Blocks,
-    resamples: int,
-    seed: int,
-    is_lift_pooled: bool,
+    average_precision: Estimate | None,
+    lift: Estimate | None,
+    gain: Estimate | None,
     is_sufficient: bool,
-) -> tuple[ModelResult, ...]:
-    rankings = [Ranking(forecast.score, target) for forecast in forecasts]
-    once = np.ones(len(target), dtype=np.int64)
-    observed = np.array([ranking.average_precision(once) for ranking in rankings])
-    base_rate = target.mean() if len(target) else np.nan
-    drawn, drawn_base_rate = np.empty((0, len(forecasts))), np.empty(0)
-    if blocks.refusal is None:
-        drawn, drawn_base_rate = resample(
-            rankings, target, block_rows=blocks.rows, resamples=resamples, seed=seed
-        )
-    compared = [forecast.name for forecast in forecasts].index(reference)
+) -> ModelResult:
+    confusion = metrics.confusion(target, forecast.probability >= forecast.decision_threshold)
+    return ModelResult(
+        name=forecast.name,
+        average_precision=average_precision,
+        lift=lift,
+        gain=gain,
+        is_better=is_sufficient and gain is not None and gain.low is not None and gain.low > 0,
+        skill=_skill(average_precision, target),
+        roc_auc=metrics.roc_auc(target, forecast.score),
+        brier=metrics.brier(target, forecast.probability),
+        brier_skill=metrics.brier_skill(target, forecast.probability),
+        decision_threshold=forecast.decision_threshold,
+        confusion=confusion,
+        precision=confusion.precision,
+        recall=confusion.recall,
+        f1=confusion.f1,
+        precision_recall_curve=metrics.precision_recall(target, forecast.score),
+        roc_curve=metrics.roc(target, forecast.score),
+        reliability=metrics.reliability(target, forecast.probability),
+    )
 
-    def result(index: int, forecast: Forecast) -> ModelResult:
-        precision, draws = observed[index], drawn[:, index]
-        confusion = metrics.confusion(target, forecast.probability >= forecast.decision_threshold)
-        gain = None
-        if index != compared:
-            gain = _estimate(precision - observed[compared], draws - drawn[:, compared])
-        lift = _estimate(precision / base_rate, draws / drawn_base_rate) if is_lift_pooled else None
-        return ModelResult(
-            name=forecast.name,
-            average_precision=_estimate(precision, draws),
-            lift=lift,
-            gain=gain,
-            is_better=is_sufficient and gain is not None and (gain.low or 0) > 0,
-            skill=_skill(precision, base_rate),
-            roc_auc=metrics.roc_auc(target, forecast.score),
-            brier=metrics.brier(target, forecast.probability),
-            brier_skill=metrics.brier_skill(target, forecast.probability),
-            decision_threshold=forecast.decision_threshold,
-            confusion=confusion,
-            precision=confusion.precision,
-            recall=confusion.recall,
-            f1=confusion.f1,
-            precision_recall_curve=metrics.precision_recall(target, forecast.score),
-            roc_curve=metrics.roc(target, forecast.score),
-            reliability=metrics.reliability(target, forecast.probability),
-        )
 
-    return tuple(result(index, forecast) for index, forecast in enumerate(forecasts))
+def _skill(average_precision: Estimate | None, target: NDArray[np.bool_]) -> float | None:
+    if average_precision is None or target.all():
+        return None
+    return float((average_precision.value - target.mean()) / (1 - target.mean()))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

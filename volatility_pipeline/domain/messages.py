@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
@@ -31,6 +32,10 @@ _TIME = re.compile(
     r"(?:[Zz]|([+-])([01]\d|2[0-3]):?([0-5]\d)?)?",
     re.ASCII,
 )
+_PLAIN_DAY = re.compile(
+    r"[12]\d{3}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?Z?", re.ASCII
+)
+LONGEST_FAST_LINE = 8 << 20
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (times here are naive UTC, as in the tables)
 _LATEST_EPOCH_MICROSECONDS = 7_258_118_400_000_000  # the year 2200: beyond it a number is no time
 # Prices and sizes are decimal(28, 10) in SQL: ten decimals, below 1e18, halves rounded up.
@@ -115,6 +120,57 @@ def read_line(line: bytes, *, day: date | None = None, now: datetime | None = No
                 inner = None
             break
     return _read_message(outer, inner, day, now)
+
+
+def screen(line: bytes) -> dict[str, Any] | None:
+    """The line's object if the fast SQL reader may be given the line, else None.
+
+    It may if the line is exactly one JSON object, by the letter of RFC 8259 (DuckDB alone would
+    let NaN and trailing commas pass), of bearable length, whose message is no string.
+    """
+    import orjson
+
+    if len(line) > LONGEST_FAST_LINE:
+        return None
+    try:
+        message = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if type(message) is not dict:
+        return None
+    is_nested = all(type(message.get(name)) in (dict, type(None)) for name in ("raw", "payload"))
+    return message if is_nested else None
+
+
+def read_day(line: bytes, *, latest: datetime) -> date | None:
+    """The UTC day of a line's own time, which is its first ticker's event time if it has one.
+
+    Args:
+        line: The line's bytes.
+        latest: Naive UTC; a later time counts as unreadable.
+
+    Returns:
+        The day, or None where no time is readable.
+    """
+    outer = screen(line)
+    if outer is not None:
+        message = next((outer[name] for name in ("raw", "payload") if outer.get(name)), outer)
+        item = next(_envelope_items(message), message) if "events" in message else message
+        stamp = _event_stamp(item if isinstance(item, dict) else {}, message, outer)
+        if type(stamp) is str and _PLAIN_DAY.fullmatch(stamp):
+            day = _day(stamp[:10])
+            if day is not None and day < latest.date():
+                return day
+    time = read_line(line).time
+    return None if time is None or time > latest else time.date()
+
+
+@lru_cache(maxsize=1024)
+def _day(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def read_object(text: bytes | str) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,27 +47,29 @@ _LINE = (
     '"best_bid_quantity": "%.8f", "best_ask_quantity": "%.8f"}]}], "source": "simulated"}\n'
 )
 
-# The market's constants. Deviations of volatility and sizes are those of their logs; times are
-# e-folding times in seconds; "a second" is the standard deviation of a second's return.
+# Deviations of volatility, interest and sizes are those of their logs; times are e-folding times in
+# seconds; moves of the price are in standard deviations of a second's return at that volatility.
 _SEASON, _SEASON_PEAK = 0.2, 14.5 * _HOUR
 _SLOW_DEVIATION, _SLOW_TIME = 0.25, 12.0 * _HOUR
 _FAST_DEVIATION, _FAST_TIME = 0.28, 900.0
 _ACTIVITY_SHAPE, _ACTIVITY_SHARE = 0.2, 0.3  # of its gamma distribution; in the tick rate
-_JUMPS_PER_HOUR, _JUMP_SECONDS, _JUMP_KICK, _JUMP_TICKS = 0.5, 6.0, 0.8, 12.0
-_RATE_EXPONENT = 0.7  # ticks per second grow with this power of volatility
+_JUMPS_PER_HOUR, _JUMP_SIZE = 0.5, 6.0
+_JUMP_KICK, _JUMP_TICKS = 0.8, 12.0  # in deviations of fast volatility; times the tick rate
+_RATE_EXPONENT = 0.7  # the tick rate grows with this power of volatility
 _INTEREST_DEVIATION, _INTEREST_TIME = 0.3, 600.0  # what else moves the tick rate
-_SILENCES_PER_HOUR, _SILENCE_LEAST, _SILENCE_MORE, _SILENCE_MOST = 0.25, 31.0, 25.0, 180.0
-_PRESSURE_TIME, _PRESSURE_DRIFT = 8.0, 0.12  # drift in seconds, per second
+_PRESSURE_TIME, _PRESSURE_DRIFT = 8.0, 0.12  # the drift per second
 _SIZE_TILT, _SIZE_DEVIATION = 0.5, 0.5
-_WIDE_SHARE, _WIDE_SECONDS = 0.03, 0.3  # share of ticks at average volatility, mean half-width
+_WIDE_SHARE, _WIDENING = 0.03, 0.3  # of ticks at usual volatility; mean on each side
+_SILENCES_PER_HOUR = 0.25
+_SILENCE_LEAST, _SILENCE_MORE, _SILENCE_MOST = 31.0, 25.0, 180.0  # seconds; mean beyond the least
 
 
 @dataclass(frozen=True)
 class Market:
     """What to simulate: all that defines the output.
 
-    `start` is aware, `hours` may have a fraction. In a noise market there is nothing to predict.
-    Raises ValueError where the fields make no market.
+    `start` is aware and a whole second, `hours` may have a fraction. In a noise market there is
+    nothing to predict. Raises ValueError where the fields make no market.
     """
 
     products: tuple[str, ...]
@@ -79,8 +81,8 @@ class Market:
     def __post_init__(self) -> None:
         if not self.products or len(set(self.products)) < len(self.products):
             raise ValueError("A market needs products, each named once.")
-        if self.start.tzinfo is None or self.start < _EPOCH:
-            raise ValueError("A market's start needs a time zone and lies after 1970.")
+        if self.start.tzinfo is None or self.start < _EPOCH or self.start.microsecond:
+            raise ValueError("A market starts at a whole second after 1970, with a time zone.")
         if not 0 < self.hours < math.inf:
             raise ValueError("A market lasts for a positive number of hours.")
         if self.seed < 0:
@@ -101,7 +103,8 @@ _NATURES = {
     "BTC-USD": _Nature(67_000.0, 0.45, 3.0, 0.2, 6_000.0),
     "ETH-USD": _Nature(2_050.0, 0.60, 2.2, 3.0, 90_000.0),
 }
-_OTHER = _Nature(100.0, 0.80, 1.5, 40.0, 500_000.0)
+# A cent has to be small beside a second's return, or rounding makes volatility follow the price.
+_OTHER = _Nature(1_000.0, 0.80, 1.5, 4.0, 50_000.0)
 
 
 def simulate(market: Market) -> Iterator[tuple[date, bytes]]:
@@ -111,36 +114,33 @@ def simulate(market: Market) -> Iterator[tuple[date, bytes]]:
     microseconds in `[start, start + hours)` and increase strictly within a product; prices and
     quotes lie on a grid of one cent, with ask > bid > 0.
 
-    The same market gives the same bytes. A longer one of the same start begins with the shorter
-    one's bytes. A further product changes nothing of the others but their `sequence_num`. Memory
-    is bounded by an hour of the market, a chunk by a few MB.
+    The same market gives the same bytes (under one version of numpy). A longer one of the same
+    start begins with the shorter one's bytes. A further product changes nothing of the others but
+    their `sequence_num`. Memory is bounded by an hour of the market, a chunk by a few MB.
     """
     end = _microseconds(market.start + timedelta(hours=market.hours))
     sequence = 0
     for hour in zip(*(_hours(product, market) for product in market.products), strict=True):
         columns = [np.concatenate(column) for column in zip(*hour, strict=True)]
         order = np.argsort(columns[0], kind="stable")
-        time = columns[0][order].astype("M8[us]")
-        time = time[: np.searchsorted(time, np.datetime64(end, "us"))]
+        time, *fields = (column[order] for column in columns)
+        time = time[: np.searchsorted(time, end)].astype("M8[us]")
         day = time.astype("M8[D]")
-        cuts = np.union1d(
-            np.flatnonzero(day[1:] != day[:-1]) + 1, np.arange(_CHUNK_LINES, len(day), _CHUNK_LINES)
-        )
-        for rows in np.split(np.arange(len(day)), cuts):
-            if not len(rows):
-                continue
+        midnights = np.flatnonzero(day[1:] != day[:-1]) + 1
+        edges = {0, len(time), *midnights.tolist(), *range(0, len(time), _CHUNK_LINES)}
+        for first, last in pairwise(sorted(edges)):
             lines = zip(
-                np.datetime_as_string(time[rows]).tolist(),
-                range(sequence, sequence + len(rows)),
-                *(column[order[rows]].tolist() for column in columns[1:]),
+                np.datetime_as_string(time[first:last]).tolist(),
+                range(sequence + first, sequence + last),
+                *(field[first:last].tolist() for field in fields),
                 strict=True,
             )
-            sequence += len(rows)
-            yield day[rows[0]].item(), "".join(map(_LINE.__mod__, lines)).encode()
+            yield day[first].item(), "".join(map(_LINE.__mod__, lines)).encode()
+        sequence += len(time)
 
 
 class _Seconds(NamedTuple):
-    """An hour second by second: what its ticks are drawn from. Volatility and rate have mean 1."""
+    """An hour second by second: what its ticks are drawn from; 1 is what is usual."""
 
     volatility: Floats
     activity: Floats
@@ -156,7 +156,7 @@ def _weather(market: Market, rng: np.random.Generator) -> Iterator[_Seconds]:
     for hour in range(math.ceil(market.hours)):
         shocks = rng.standard_normal((4, _HOUR))
         jumps = rng.random(_HOUR) < _JUMPS_PER_HOUR / _HOUR
-        jump_sizes = _JUMP_SECONDS * jumps * rng.standard_normal(_HOUR)
+        jump_sizes = _JUMP_SIZE * jumps * rng.standard_normal(_HOUR)
         activity = rng.gamma(_ACTIVITY_SHAPE, 1 / _ACTIVITY_SHAPE, _HOUR)
         slow = _reverting(slow[-1], shocks[0], time=_SLOW_TIME)
         fast = _reverting(fast[-1], shocks[1], time=_FAST_TIME, kicks=_JUMP_KICK * jumps)
@@ -208,7 +208,7 @@ def _hours(product: str, market: Market) -> Iterator[tuple[NDArray[Any], ...]]:
         cents = 100 * np.exp(log_prices)
         bid = np.maximum(np.floor(cents), 1)
         is_wide = rng.random(ticks) < _WIDE_SHARE * volatility
-        widening = np.ceil(rng.exponential(_WIDE_SECONDS * deviation * volatility * cents))
+        widening = np.ceil(rng.exponential(_WIDENING * deviation * volatility * cents))
         widening = np.minimum(is_wide * widening, bid - 1)
         bid, ask = (bid - widening) / 100, (bid + 1 + widening) / 100
         price = np.where(rng.random(ticks) < 0.5, bid, ask)

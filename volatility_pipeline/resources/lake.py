@@ -28,9 +28,9 @@ class Lake:
 
     root: Path
 
-    def key_folder(self, stage: str) -> Path:
-        """The folder of a stage."""
-        return self.root / stage
+    def folder(self, stage: str, product: str) -> Path:
+        """The folder of a stage and a product."""
+        return self.root / stage / f"product={product}"
 
     def file(self, stage: str, key: date | str, suffix: str = ".parquet") -> Path:
         """The file of a stage and a day (`date=…`) or a product (`product=…`)."""
@@ -166,8 +166,19 @@ class Lake:
             temporary.unlink(missing_ok=True)
         record = {"rows": rows, "bytes": size, "sha256": sha256, "made_from": dict(made_from)}
         record |= facts or {}
-        _write_json(self.file(stage, key, ".json"), record)
+        self.write_record(stage, key, record)
         return record
+
+    def write_record(self, stage: str, key: date | str, record: Mapping[str, Any]) -> None:
+        """Commits the record of a partition that is there."""
+        _write_json(self.file(stage, key, ".json"), record)
+
+    def write_text(self, path: Path, text: str) -> None:
+        """Commits a text file, whole."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary.write_text(text)
+        commit(temporary, path)
 
     def check_writable(self, needed_bytes: int = 0) -> None:
         """Raises BadInputError in words where the data root cannot take the data."""
@@ -195,6 +206,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
     commit(temporary, path)

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volatility_pipeline.domain.messages import Message, Ticker, read_line
-from volatility_pipeline.resources.segments import Decoded, Segment, screen
+from volatility_pipeline.domain.messages import Message, Ticker, read_line, screen
+from volatility_pipeline.resources.segments import Decoded, Segment
 from volatility_pipeline.resources.warehouse import sql_text
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from volatility_pipeline.domain.messages import screen
+
 BLOCK = 1 << 20
 SUFFIXES = (".ndjson", ".ndjson.gz", ".ndjson.zst")
-LONGEST_FAST_LINE = 8 << 20
 
 
 class Decoded:
@@ -107,24 +108,6 @@ def describe(path: Path) -> Segment:
         decoded.is_torn,
         is_simulated,
     )
-
-
-def screen(line: bytes) -> dict[str, Any] | None:
-    """The line's object if the fast reader may be given it, else None."""
-    import orjson
-
-    if len(line) > LONGEST_FAST_LINE:
-        return None
-    try:
-        message = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    if type(message) is not dict:
-        return None
-    for name in ("raw", "payload"):
-        if type(message.get(name)) not in (dict, type(None)):
-            return None
-    return message
 
 
 def file_sha256(path: Path) -> str:

@@ -19,6 +19,7 @@ from volatility_pipeline.resources.lake import Lake
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 SQL = Path(__file__).parents[2] / "sql"
 STAGE_SQL = {
@@ -28,6 +29,12 @@ STAGE_SQL = {
     "features": ("30_features.sql",),
     "labels": ("40_labels.sql",),
     "splits": ("50_splits.sql",),
+}
+TIME_COLUMNS = {"ticks": "event_time", "bars": "second", "features": "ts", "labels": "ts"}
+OUTLINES = {
+    "bars": "mid",
+    "features": "realized_volatility_60s",
+    "labels": "future_volatility_60s",
 }
 READER = Path(__file__).parents[1] / "domain" / "messages.py"
 
@@ -132,17 +139,126 @@ class Warehouse:
         }
         return {name: value for name, value in values.items() if f"${name}" in sql}
 
-    def bad_rows(
-        self, check: str, relations: Mapping[str, Sequence[Path]], **parameters: Any
-    ) -> list[dict[str, Any]]:
-        """The rows that a check in `sql/checks/` finds at fault, over the relations it names."""
+    def labelled_rows(self, product: str) -> "pa.Table":
+        """All feature rows of a product with their labels, in time order (`50_splits.sql`)."""
         with connect(self.threads) as connection:
-            for name, files in relations.items():
-                create_view(connection, TABLES[name], files)
-            sql = sql_text(f"checks/{check}.sql")
-            found = connection.execute(sql, parameters)
-            names = [column[0] for column in found.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+            for stage in ("features", "labels"):
+                create_view(connection, TABLES[stage], self.lake.files(stage))
+            parameters = {"product": product}
+            return connection.execute(sql_text("50_splits.sql"), parameters).to_arrow_table()
+
+    def write_rows(
+        self,
+        stage: str,
+        product: str,
+        rows: "pa.Table",
+        made_from: Mapping[str, Any],
+        facts: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Writes a model stage's table from rows that are in order; returns its record."""
+        table = TABLES[stage]
+        columns = ", ".join(f'"{column.name}"::{column.type} as "{column.name}"' for column in table.columns)
+
+        def write(path: Path) -> int:
+            with connect(self.threads) as connection:
+                connection.register("rows_to_write", rows)
+                return write_parquet(connection, table, f"select {columns} from rows_to_write", {}, path)
+
+        return self.lake.write_partition(stage, product, write, made_from, facts)
+
+    def describe(self, stage: str, day: date) -> dict[str, Any]:
+        """Rows, bytes, products and time range of a day's table; for labels, the spike rate."""
+        path = self.lake.file(stage, day)
+        time = TIME_COLUMNS[stage]
+        more = (
+            ", avg((future_volatility_60s >= trailing_threshold and future_volatility_60s > 0)"
+            "::int) as spike_rate, count(future_volatility_60s) as labelled_rows"
+            if stage == "labels"
+            else ""
+        )
+        with connect(self.threads) as connection:
+            create_view(connection, TABLES[stage], [path])
+            facts = _rows(
+                connection,
+                f'select count(*) as "dagster/row_count", '
+                f"coalesce(string_agg(distinct product_id, ', ' order by product_id), '') "
+                f'as products, min({time})::varchar as "from", max({time})::varchar as "to"{more} '
+                f"from {stage}",
+            )[0]
+        facts["bytes"] = path.stat().st_size if path.exists() else 0
+        return {name: value for name, value in facts.items() if value is not None}
+
+    def outline(self, stage: str, day: date) -> dict[str, list[float]]:
+        """What a person would look at first, ten-minute means per product: at most 144 values."""
+        if stage not in OUTLINES:
+            return {}
+        with connect(self.threads) as connection:
+            create_view(connection, TABLES[stage], [self.lake.file(stage, day)])
+            found = connection.execute(
+                f"select product_id, list(value order by at) from (select product_id, "
+                f"time_bucket(interval 10 minutes, {TIME_COLUMNS[stage]}) as at, "
+                f"avg({OUTLINES[stage]}) as value from {stage} group by all having value is not null) "
+                "group by all order by all"
+            ).fetchall()
+        return dict(found)
+
+    def reasons(self, day: date) -> dict[str, int]:
+        """The day's quarantined lines and tickers, counted by reason."""
+        with connect(self.threads) as connection:
+            create_view(connection, TABLES["quarantine"], [self.lake.file("quarantine", day)])
+            sql = "select reason, count(*) from quarantine group by reason order by reason"
+            return dict(connection.execute(sql).fetchall())
+
+    def products(self, days: Sequence[date] | None = None) -> list[str]:
+        """The products in the ticks of some days, or of all, in order."""
+        files = (
+            self.lake.files("ticks")
+            if days is None
+            else [self.lake.file("ticks", day) for day in days]
+        )
+        with connect(self.threads) as connection:
+            create_view(connection, TABLES["ticks"], files)
+            sql = "select distinct product_id from ticks order by product_id"
+            return [row[0] for row in connection.execute(sql).fetchall()]
+
+    def bad_rows(
+        self,
+        check: str,
+        days: Mapping[str, Sequence[date]],
+        tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        **parameters: Any,
+    ) -> list[dict[str, Any]]:
+        """The rows that a query in `sql/checks/` finds at fault.
+
+        Args:
+            check: The query's file, without its ending.
+            days: For each table of the lake that it reads, the days it may see.
+            tables: Other tables that it reads, as rows.
+            parameters: Its bound parameters.
+        """
+        import pyarrow as pa
+
+        with connect(self.threads) as connection:
+            for name, chosen in days.items():
+                create_view(connection, TABLES[name], [self.lake.file(name, day) for day in chosen])
+            for name, rows in (tables or {}).items():
+                connection.register(name, pa.Table.from_pylist(list(rows)))
+            return _rows(connection, sql_text(f"checks/{check}.sql"), parameters)
+
+    def bad_days(
+        self, check: str, days: Mapping[str, Sequence[date]], day: date
+    ) -> list[dict[str, Any]]:
+        """`bad_rows` of a check that is bound to one day by `$start` and `$end`."""
+        start = datetime(day.year, day.month, day.day)  # noqa: DTZ001  (naive UTC)
+        return self.bad_rows(check, days, start=start, end=start + timedelta(days=1))
+
+
+def _rows(
+    connection: "duckdb.DuckDBPyConnection", sql: str, parameters: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    found = connection.execute(sql, parameters or {})
+    names = [column[0] for column in found.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 def create_view(

@@ -1,0 +1,43 @@
+"""The models stage: the ladder of models of a product, fitted, calibrated, stored, registered."""
+
+import dagster as dg
+
+from volatility_pipeline.assets.days import OWNERS
+from volatility_pipeline.domain.ladder import LADDER
+from volatility_pipeline.partitions import PRODUCTS
+from volatility_pipeline.resources.tracking import Tracking
+from volatility_pipeline.resources.training import Training
+
+
+@dg.asset(
+    deps=["splits"],
+    partitions_def=PRODUCTS,
+    kinds={"sklearn", "xgboost", "mlflow"},
+    owners=OWNERS,
+    pool="models",
+)
+def models(
+    context: dg.AssetExecutionContext,
+    training: dg.ResourceParam[Training],
+    tracking: dg.ResourceParam[Tracking],
+) -> dg.MaterializeResult[None]:
+    """Every rung of the ladder for a product, from the base rate to boosted trees.
+
+    Fitted on training rows, calibrated and thresholded on validation rows; one MLflow run a model
+    under one parent run, stored as skops archives that run no code when they are loaded.
+    """
+    product = context.partition_key
+    with tracking.step(context, f"{product} ladder", {"product": product}):
+        record = training.fit(product, progress=context.log.info)
+    lines = [
+        f"| {LADDER[name].title} | {entry['stored']['version']} | {entry['seconds']:.1f} | "
+        f"{entry['decision_threshold']:.3f} | {' '.join(entry['notes'])} |"
+        for name, entry in record["models"].items()
+    ]
+    table = "| model | version | seconds | decision threshold | notes |\n|---|---|---|---|---|\n"
+    return dg.MaterializeResult(
+        metadata={
+            "models": dg.MetadataValue.md(table + "\n".join(lines)),
+            "provenance": dg.MetadataValue.json(record["provenance"]),
+        }
+    )

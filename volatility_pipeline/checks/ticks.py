@@ -1,0 +1,33 @@
+"""Checks of the ticks stage."""
+
+from datetime import date
+from typing import Any
+
+import dagster as dg
+
+from volatility_pipeline.checks.bad_rows import check_days
+from volatility_pipeline.partitions import days
+from volatility_pipeline.resources.warehouse import Warehouse
+
+
+@dg.asset_check(asset="ticks", blocking=True, partitions_def=days())
+def ticks_books_balance(
+    context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+) -> dg.AssetCheckResult:
+    """Every line and every ticker of every segment is a tick, a duplicate, other or quarantined.
+
+    Per segment: lines = ticker messages + other + quarantined lines, tickers = ticks + duplicates
+    + quarantined tickers, and the lines are the manifest's.
+    """
+
+    def bad_rows(day: date) -> list[dict[str, Any]]:
+        record = warehouse.lake.record("ticks", day) or {"books": []}
+        manifest = warehouse.lake.manifest(day) or {"segments": []}
+        segments = [{"segment": s["name"], "lines": s["lines"]} for s in manifest["segments"]]
+        if not segments and not record["books"]:
+            return []
+        return warehouse.bad_rows(
+            "ticks_books_unbalanced", {}, {"books": record["books"], "manifest": segments}
+        )
+
+    return check_days(context, bad_rows)

@@ -1,0 +1,1 @@
+"""Pages that a person reads, made from results and nothing else. No measuring, no files."""

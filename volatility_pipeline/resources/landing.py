@@ -1,0 +1,169 @@
+"""Putting raw lines into the lake: recordings by event day, and simulated markets.
+
+Every segment is written to a temporary name and renamed; either all of a file's days are there, or
+none that was not there before.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from io import BufferedWriter
+from pathlib import Path
+from typing import Any
+
+from volatility_pipeline.domain.errors import BadInputError
+from volatility_pipeline.domain.messages import read_day
+from volatility_pipeline.domain.simulation import Market, simulate
+from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.resources.segments import (
+    Decoded,
+    commit,
+    file_sha256,
+    segment_name,
+    stem_and_suffix,
+)
+
+COMPRESSION_LEVEL = 3
+
+
+@dataclass
+class Landed:
+    """What came of one source: lines by day, and whether it was there already."""
+
+    source: str
+    lines: dict[date, int] = field(default_factory=dict)
+    is_torn: bool = False
+    is_new: bool = False
+
+
+def import_file(
+    lake: Lake, path: Path, first_day: date, *, progress: Callable[[int], None] = lambda _: None
+) -> Landed:
+    """Copies a recording's lines, byte for byte, to the raw folders of their event days.
+
+    A line without a readable time stays with the line before it (at the head of the file, with
+    the first line that has one). A torn compressed file is read to its end.
+
+    Args:
+        lake: Where to.
+        path: The recording; `.gz` and `.zst` are decoded, and stored compressed likewise.
+        first_day: The first daily partition.
+        progress: Told the bytes of each line read.
+
+    Raises:
+        BadInputError: No such file, a folder, no readable time in it, or a day before the first.
+    """
+    if path.is_dir():
+        raise BadInputError(f"{path}: a folder; name the recordings in it, like {path}/*.ndjson.")
+    if not path.is_file():
+        raise BadInputError(f"{path}: no such file; name a recording (.ndjson, .gz or .zst).")
+    stem, suffix = stem_and_suffix(path)
+    name = segment_name(stem, file_sha256(path), suffix)
+    latest = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
+    decoded = Decoded(path)
+    landed = Landed(path.name)
+    with _Writers(lake, name) as writers:
+        head: list[bytes] = []
+        day: date | None = None
+        for number, line in enumerate(decoded.lines(), start=1):
+            progress(len(line) + 1)
+            day = read_day(line, latest=latest) or day
+            if day is None:
+                head.append(line)
+                continue
+            if day < first_day:
+                raise BadInputError(
+                    f"{path}, line {number}: {day} lies before the first day, {first_day}; "
+                    f"set VOLATILITY_FIRST_DAY={day} to take it in."
+                )
+            for one in (*head, line):
+                writers.write(day, one + b"\n")
+                landed.lines[day] = landed.lines.get(day, 0) + 1
+            head = []
+        if head:
+            raise BadInputError(
+                f"{path}, line 1: no line of this file has a readable time; is it a recording of "
+                "Coinbase's ticker feed, one JSON message a line?"
+            )
+        landed.is_new = writers.commit()
+    landed.is_torn = decoded.is_torn
+    return landed
+
+
+def land_simulation(
+    lake: Lake, market: Market, *, progress: Callable[[date, int], None] = lambda _, __: None
+) -> Landed:
+    """Writes a made-up market's messages, compressed, one segment a day, marked as simulated."""
+    digest = hashlib.sha256(repr(market).encode()).hexdigest()
+    kind = "noise" if market.is_noise else "market"
+    name = segment_name(f"simulated-{kind}-seed{market.seed}", digest, ".ndjson.zst")
+    landed = Landed(name)
+    with _Writers(lake, name) as writers:
+        for day, chunk in simulate(market):
+            writers.write(day, chunk)
+            lines = chunk.count(b"\n")
+            landed.lines[day] = landed.lines.get(day, 0) + lines
+            progress(day, lines)
+        landed.is_new = writers.commit()
+    return landed
+
+
+class _Writers:
+    """One temporary segment per day, renamed together once all are written."""
+
+    def __init__(self, lake: Lake, name: str) -> None:
+        self.lake = lake
+        self.name = name
+        self.open: dict[date, tuple[Path, BufferedWriter, Any]] = {}
+
+    def __enter__(self) -> "_Writers":
+        return self
+
+    def write(self, day: date, data: bytes) -> None:
+        if day not in self.open:
+            folder = self.lake.raw_folder(day)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f".{self.name}.{os.getpid()}.tmp"
+            file = path.open("wb")
+            self.open[day] = (path, file, _compressor(self.name, file))
+        self.open[day][2].write(data)
+
+    def commit(self) -> bool:
+        """Renames what is new; whether anything was."""
+        for _, file, compressor in self.open.values():
+            if compressor is not file:
+                compressor.close()
+            file.close()
+        is_new = False
+        for path, _, _ in self.open.values():
+            final = path.with_name(self.name)
+            if final.exists() and file_sha256(final) == file_sha256(path):
+                path.unlink()
+            else:
+                commit(path, final)
+                is_new = True
+        return is_new
+
+    def __exit__(self, *_: object) -> None:
+        for path, file, _ in self.open.values():
+            file.close()
+            path.unlink(missing_ok=True)
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
+
+def _compressor(name: str, file: BufferedWriter) -> Any:
+    """What to write through: the same bytes for the same lines, however they are cut."""
+    if name.endswith(".gz"):
+        import gzip
+
+        return gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
+    if name.endswith(".zst"):
+        import zstandard
+
+        return zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).stream_writer(file, closefd=False)
+    return file
+
+

@@ -1,0 +1,292 @@
+"""The model stages over the lake: split a product's rows, fit the ladder, evaluate it.
+
+How rows are split, models fitted and results judged is `domain/`; this reads and writes, and keeps
+the record of what each was made from.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volatility_pipeline.domain.errors import BadInputError
+from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS
+from volatility_pipeline.domain.models import FittedModel, Forecast, fit, probabilities, scores
+from volatility_pipeline.domain.splits import EMBARGO_SECONDS, HORIZON_SECONDS, ROLES, Policy, split
+from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.resources.tracking import StoredModel, Tracking, library_versions
+from volatility_pipeline.resources.warehouse import STAGE_SQL, Warehouse, code_hash
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from volatility_pipeline.domain.evaluation import Evaluation
+
+DOMAIN = Path(__file__).parents[1] / "domain"
+CODE = {
+    "splits": ("splits.py",),
+    "models": ("estimators.py", "ladder.py", "models.py"),
+    "evaluation": ("bootstrap.py", "evaluation.py", "metrics.py", "verdict.py"),
+}
+LIBRARIES = ("duckdb", "numpy", "pandas", "scikit-learn", "skops", "xgboost")
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Training:
+    """Builds splits, models and evaluation of one product at a time."""
+
+    lake: Lake
+    warehouse: Warehouse
+    tracking: Tracking
+
+    def made_from(self, stage: str, product: str, policy: Policy) -> dict[str, Any]:
+        """All that decides a model stage's partition: inputs, code, policy, seed."""
+        made_from: dict[str, Any] = {"code": _code_hash(stage), "policy": policy}
+        if stage == "splits":
+            made_from["code"] += code_hash("splits")
+            made_from["inputs"] = {
+                f"{source}/{day}": content
+                for source in ("features", "labels")
+                for day in self.lake.days(source)
+                if (content := self.lake.content(source, day))
+            }
+        else:
+            source = "splits" if stage == "models" else "models"
+            made_from["inputs"] = {source: self.lake.content(source, product)}
+            made_from["seed"] = SEED
+            made_from["libraries"] = library_versions(LIBRARIES)
+        return made_from
+
+    def is_current(self, product: str, policy: Policy) -> bool:
+        """Whether splits, models and evaluation are there, made from what is there now."""
+        for stage in CODE:
+            record = self.lake.record(stage, product)
+            if record is None or record["made_from"] != self.made_from(stage, product, policy):
+                return False
+        return self.report(product).exists()
+
+    def report(self, product: str) -> Path:
+        """Where the product's evaluation report lies."""
+        return self.lake.folder("evaluation", product) / "report.html"
+
+    def split(self, product: str, policy: Policy) -> dict[str, Any]:
+        """Writes a product's splits and returns their record."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        rows = self.warehouse.labelled_rows(product)
+        made = split(
+            rows["ts"].to_numpy(),
+            rows["future_volatility_60s"].to_numpy(),
+            rows["trailing_threshold"].to_numpy(),
+            policy=policy,
+        )
+        rows = rows.append_column("threshold", pa.array(made.threshold))
+        rows = rows.append_column("is_spike", pa.array(made.is_spike))
+        rows = rows.append_column("role", pa.array(made.role))
+        rows = rows.filter(pc.not_equal(rows["role"], ""))
+        days = sorted({str(day) for day in rows["ts"].to_numpy().astype("datetime64[D]")})
+        facts = {
+            "policy": policy,
+            "dropped": made.dropped,
+            "cuts": [str(cut) for cut in made.cuts],
+            "roles": {
+                role: {
+                    "rows": int((made.role == role).sum()),
+                    "spikes": int(made.is_spike[made.role == role].sum()),
+                }
+                for role in ROLES
+            },
+            "source": self._source(days),
+            "days": days,
+        }
+        made_from = self.made_from("splits", product, policy)
+        return self.warehouse.write_rows("splits", product, rows, made_from, facts)
+
+    def _source(self, days: list[str]) -> dict[str, Any]:
+        """Where the days' raw lines came from: `simulated` as soon as one segment is."""
+        manifests = [self.lake.manifest(date.fromisoformat(day)) for day in days]
+        segments = [entry for found in manifests if found for entry in found["segments"]]
+        is_simulated = any(entry["is_simulated"] for entry in segments)
+        return {"kind": "simulated" if is_simulated else "recorded", "segments": len(segments)}
+
+    def frame(self, product: str) -> "pd.DataFrame":
+        """A product's splits, in time order.
+
+        Raises:
+            BadInputError: There are none.
+        """
+        import pandas as pd
+
+        path = self.lake.file("splits", product)
+        if self.lake.record("splits", product) is None:
+            raise BadInputError(f"{path}: no splits of {product}; `volatility train` makes them.")
+        if not path.exists():
+            raise BadInputError(
+                f"{product}: no row has both its features and a label, so there is nothing to "
+                "train on; import or simulate more data (301 s before a row and 60 s after it, "
+                "and under the trailing policy an hour of volatilities before)."
+            )
+        return pd.read_parquet(path)
+
+    def provenance(self, product: str, frame: "pd.DataFrame") -> dict[str, Any]:
+        """What a model or report is made from (the record that using it checks)."""
+        record = self.lake.record("splits", product) or {}
+        train = frame.loc[frame["role"] == "train", "ts"]
+        hashes = {stage: code_hash(stage) for stage in STAGE_SQL}
+        return {
+            "product": product,
+            "source": record["source"]["kind"],
+            "segments": record["source"]["segments"],
+            "days": f"{record['days'][0]} to {record['days'][-1]}",
+            "data_fingerprint": record["sha256"],
+            "sql_hashes": hashes,
+            "label_policy": record["policy"],
+            "label_horizon_seconds": HORIZON_SECONDS,
+            "embargo_seconds": EMBARGO_SECONDS,
+            "trained_from": str(train.min()) if len(train) else None,
+            "trained_until": str(train.max()) if len(train) else None,
+            "seed": SEED,
+            "libraries": library_versions(LIBRARIES),
+        }
+
+    def fit(
+        self, product: str, *, progress: Callable[[str], None] = lambda _: None
+    ) -> dict[str, Any]:
+        """Fits every rung, stores and registers it, and writes the models' record.
+
+        The caller has opened the tracking's step.
+        """
+        frame = self.frame(product)
+        provenance = self.provenance(product, frame)
+        policy = provenance["label_policy"]
+        train, validation = (frame[frame["role"] == role] for role in ROLES[:2])
+        models = {}
+        for name in LADDER:
+            progress(f"{product}: fitting {LADDER[name].title}")
+            model = fit(name, train, validation, policy=policy, seed=SEED)
+            stored = self.tracking.store(
+                model,
+                product=product,
+                inputs=frame[list(MODEL_INPUTS)].head(3).astype(float),
+                params=_parameters(model),
+                tags={"provenance": json.dumps(provenance), "source": provenance["source"]},
+            )
+            models[name] = {
+                "stored": asdict(stored),
+                "decision_threshold": model.decision_threshold,
+                "dropped_columns": list(model.dropped_columns),
+                "notes": list(model.notes),
+                "seconds": round(model.seconds, 3),
+            }
+        hashes = [entry["stored"]["sha256"] for entry in models.values()]
+        record = {
+            "rows": len(models),
+            "bytes": None,
+            "sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
+            "made_from": self.made_from("models", product, policy),
+            "provenance": provenance,
+            "models": models,
+        }
+        self.lake.write_record("models", product, record)
+        return record
+
+    def evaluate(self, product: str) -> "Evaluation":
+        """Evaluates a product's models on its test rows, writes the report, and records it."""
+        from volatility_pipeline.domain.evaluation import evaluate
+        from volatility_pipeline.reports.evaluation import render
+
+        models = self.lake.record("models", product)
+        if models is None:
+            raise BadInputError(f"{product}: no models; `volatility train` makes them.")
+        frame = self.frame(product)
+        provenance = models["provenance"]
+        test = frame[frame["role"] == "test"]
+        forecasts = [
+            self._forecast(name, entry, test) for name, entry in models["models"].items()
+        ]
+        policy = provenance["label_policy"]
+        result = evaluate(frame, forecasts, product_id=product, policy=policy, seed=SEED)
+        splits = self.lake.record("splits", product) or {}
+        notes = {name: entry["notes"] for name, entry in models["models"].items()}
+        dropped_columns = {
+            name: entry["dropped_columns"] for name, entry in models["models"].items()
+        }
+        page = render(
+            result,
+            provenance=provenance,
+            dropped=splits["dropped"],
+            notes=notes,
+            dropped_columns=dropped_columns,
+        )
+        self.lake.write_text(self.report(product), page)
+        plain = json.dumps(result.to_dict(), indent=1)
+        self.lake.write_text(self.report(product).with_name("evaluation.json"), plain)
+        for model in result.models:
+            run_id = models["models"][model.name]["stored"]["run_id"]
+            self.tracking.log_metrics(run_id, _metrics(model))
+        record = {
+            "rows": len(result.models),
+            "bytes": None,
+            "sha256": hashlib.sha256(plain.encode()).hexdigest(),
+            "made_from": self.made_from("evaluation", product, policy),
+            "verdict": result.verdict,
+        }
+        self.lake.write_record("evaluation", product, record)
+        return result
+
+    def _forecast(self, name: str, entry: Mapping[str, Any], test: "pd.DataFrame") -> Forecast:
+        estimator = self.tracking.fetch(StoredModel(**entry["stored"]))
+        return Forecast(
+            name, scores(estimator, test), probabilities(estimator, test), entry["decision_threshold"]
+        )
+
+
+def _code_hash(stage: str) -> str:
+    digest = hashlib.sha256()
+    for name in CODE[stage]:
+        digest.update((DOMAIN / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _parameters(model: FittedModel) -> dict[str, Any]:
+    """What an MLflow run notes of a model: the classifier's own parameters, and ours."""
+    last = model.estimator
+    while hasattr(last, "estimator"):
+        last = last.estimator
+    own = {
+        f"model__{name}": value
+        for name, value in last[-1].get_params(deep=False).items()
+        if value is not None
+    }
+    return {
+        "rung": model.name,
+        "policy": model.policy,
+        "seed": model.seed,
+        "training_rows": model.training_rows,
+        "validation_rows": model.validation_rows,
+        "decision_threshold": model.decision_threshold,
+        "dropped_columns": ", ".join(model.dropped_columns),
+        **own,
+    }
+
+
+def _metrics(model: Any) -> dict[str, float | None]:
+    """A model's test metrics under MLflow's names."""
+    metrics: dict[str, float | None] = {
+        f"test_{name}": getattr(model, name)
+        for name in ("roc_auc", "brier", "brier_skill", "f1", "precision", "recall", "skill")
+    }
+    for name in ("average_precision", "lift", "gain"):
+        estimate = getattr(model, name)
+        if estimate is not None:
+            metrics |= {
+                f"test_{name}": estimate.value,
+                f"test_{name}_low": estimate.low,
+                f"test_{name}_high": estimate.high,
+            }
+    return metrics
