@@ -52,8 +52,10 @@ def resources(settings: Settings) -> dict[str, Any]:
     }
 
 
-def build_defs(resources: Mapping[str, Any]) -> dg.Definitions:
-    """The code location over the given resources."""
+def build_defs(
+    resources: Mapping[str, Any], loggers: Mapping[str, dg.LoggerDefinition] | None = None
+) -> dg.Definitions:
+    """The code location over the given resources; `loggers` replace Dagster's console logger."""
     assets = [
         asset
         for group, stage_assets in STAGES.items()
@@ -78,6 +80,7 @@ def build_defs(resources: Mapping[str, Any]) -> dg.Definitions:
         ],
         resources=dict(resources),
         executor=dg.in_process_executor,
+        loggers=dict(loggers or {}) or None,
     )
 
 

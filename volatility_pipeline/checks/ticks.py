@@ -21,13 +21,14 @@ def ticks_books_balance(
     """
 
     def bad_rows(day: date) -> list[dict[str, Any]]:
-        record = warehouse.lake.record("ticks", day) or {"books": []}
+        books = (warehouse.lake.record("ticks", day) or {"books": []})["books"]
         manifest = warehouse.lake.manifest(day) or {"segments": []}
-        segments = [{"segment": s["name"], "lines": s["lines"]} for s in manifest["segments"]]
-        if not segments and not record["books"]:
-            return []
-        return warehouse.bad_rows(
-            "ticks_books_unbalanced", {}, {"books": record["books"], "manifest": segments}
-        )
+        landed = [
+            {"segment": segment["name"], "lines": segment["lines"]}
+            for segment in manifest["segments"]
+        ]
+        if not landed or not books:
+            return books or landed
+        return warehouse.bad_rows("ticks_books_unbalanced", {}, {"books": books, "manifest": landed})
 
     return check_days(context, bad_rows)

@@ -214,12 +214,10 @@ def evaluate(
 
     base_rate = roles[-1].base_rate or np.nan
     compared = [forecast.name for forecast in forecasts].index(reference)
-    precisions = _estimates(observed, draws.average_precision)
-    lifts = _estimates(observed / base_rate, draws.average_precision / draws.base_rate[:, None])
-    gains = _estimates(
-        observed - observed[compared],
-        draws.average_precision - draws.average_precision[:, [compared]],
-    )
+    drawn = draws.average_precision
+    precisions = _estimates(observed, drawn, blocks)
+    lifts = _estimates(observed / base_rate, drawn / draws.base_rate[:, None], blocks)
+    gains = _estimates(observed - observed[compared], drawn - drawn[:, [compared]], blocks)
     models = tuple(
         _result(
             forecast,
@@ -287,29 +285,28 @@ def _role_summary(split: pd.DataFrame, role: str) -> RoleSummary:
         base_rate=float(is_spike.mean()) if len(rows) else None,
         separate_spikes=metrics.count_apart(ts[is_spike], SPIKE_SECONDS),
         episodes=metrics.count_apart(ts[is_spike], EPISODE_SECONDS),
-        start=str(ts[0]) if len(rows) else None,
-        end=str(ts[-1]) if len(rows) else None,
+        start=str(ts[0].astype("datetime64[s]")) if len(rows) else None,
+        end=str(ts[-1].astype("datetime64[s]")) if len(rows) else None,
     )
 
 
 def _day_rates(split: pd.DataFrame) -> tuple[DayRate, ...]:
     days = split["ts"].dt.floor("D").rename("day")
     counts = split["is_spike"].astype(bool).groupby([days, split["role"]]).agg(["size", "sum"])
-    return tuple(
-        DayRate(
-            day=f"{day:%Y-%m-%d}",
-            role=role,
-            rows=int(rows),
-            spikes=int(spikes),
-            base_rate=spikes / rows,
-        )
+    rates = [
+        DayRate(f"{day:%Y-%m-%d}", role, int(rows), int(spikes), float(spikes / rows))
         for (day, role), rows, spikes in counts.itertuples()
-    )
+    ]
+    return tuple(sorted(rates, key=lambda rate: (rate.day, ROLES.index(rate.role))))
 
 
-def _estimates(observed: NDArray[np.float64], drawn: NDArray[np.float64]) -> list[Estimate | None]:
+def _estimates(
+    observed: NDArray[np.float64], drawn: NDArray[np.float64], blocks: Blocks
+) -> list[Estimate | None]:
     """Join each model's value, shape (models,), with its draws, shape (resamples, models)."""
-    bounds = intervals(drawn) if len(drawn) else [(None, None)] * len(observed)
+    bounds: Sequence[tuple[float | None, float | None]] = [(None, None)] * len(observed)
+    if len(drawn):
+        bounds = intervals(drawn, blocks=blocks.count)
     return [
         Estimate(float(value), low, high) if np.isfinite(value) else None
         for value, (low, high) in zip(observed, bounds, strict=True)

@@ -24,8 +24,8 @@ MINIMUM_DAY_ROWS = 3600
 def shortages(roles: Sequence[RoleSummary]) -> tuple[str, ...]:
     """Return a reason for each role that knows too few spikes, or too few episodes of them."""
     return tuple(
-        f"{role.role} has {role.separate_spikes} non-overlapping spikes ({MINIMUM_SPIKES} needed) "
-        f"in {role.episodes} episodes ({MINIMUM_EPISODES} needed)"
+        f"{role.role} has {_count(role.separate_spikes, 'non-overlapping spike')} in "
+        f"{_count(role.episodes, 'episode')} ({MINIMUM_SPIKES} in {MINIMUM_EPISODES} are needed)"
         for role in roles
         if role.separate_spikes < MINIMUM_SPIKES or role.episodes < MINIMUM_EPISODES
     )
@@ -109,3 +109,7 @@ def _show(estimate: Estimate | None, style: str) -> str:
     if estimate.low is None:
         return f"{estimate.value:{style}}"
     return f"{estimate.value:{style}} [{estimate.low:{style}}, {estimate.high:{style}}]"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

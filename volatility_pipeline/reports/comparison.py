@@ -3,7 +3,16 @@
 from volatility_pipeline.domain.evaluation import Estimate, Evaluation
 from volatility_pipeline.domain.ladder import LADDER
 
-HEADINGS = ("model", "PR-AUC", "95 % interval", "base rate", "lift", "gain over HAR", "ROC-AUC", "Brier")
+HEADINGS = (
+    "model",
+    "PR-AUC",
+    "95 % interval",
+    "base rate",
+    "lift",
+    "gain over HAR",
+    "ROC-AUC",
+    "Brier",
+)
 
 
 def rows(evaluation: Evaluation) -> list[tuple[str, ...]]:

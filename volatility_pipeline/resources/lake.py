@@ -98,9 +98,10 @@ class Lake:
     def is_manifest_current(self, day: date) -> bool:
         """Whether the manifest speaks of exactly the segments that are there, at their sizes."""
         manifest = self.manifest(day)
-        entries = [] if manifest is None else manifest["segments"]
-        recorded = {entry["name"]: entry["bytes"] for entry in entries}
-        return manifest is not None and recorded == self._listing(self.raw_folder(day))
+        listing = self._listing(self.raw_folder(day))
+        if manifest is None:
+            return not listing
+        return listing == {entry["name"]: entry["bytes"] for entry in manifest["segments"]}
 
     @staticmethod
     def _listing(folder: Path) -> dict[str, int]:

@@ -198,6 +198,7 @@ class Training:
     def evaluate(self, product: str) -> "Evaluation":
         """Evaluates a product's models on its test rows, writes the report, and records it."""
         from volatility_pipeline.domain.evaluation import evaluate
+        from volatility_pipeline.reports.comparison import rows
         from volatility_pipeline.reports.evaluation import render
 
         models = self.lake.record("models", product)
@@ -235,6 +236,7 @@ class Training:
             "sha256": hashlib.sha256(plain.encode()).hexdigest(),
             "made_from": self.made_from("evaluation", product, policy),
             "verdict": result.verdict,
+            "comparison": rows(result),
         }
         self.lake.write_record("evaluation", product, record)
         return result

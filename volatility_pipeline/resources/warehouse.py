@@ -195,8 +195,8 @@ class Warehouse:
         with connect(self.threads) as connection:
             create_view(connection, TABLES[stage], [self.lake.file(stage, day)])
             found = connection.execute(
-                f"select product_id, list(value order by at) from (select product_id, "
-                f"time_bucket(interval 10 minutes, {TIME_COLUMNS[stage]}) as at, "
+                f"select product_id, list(value order by slot) from (select product_id, "
+                f"time_bucket(interval 10 minutes, {TIME_COLUMNS[stage]}) as slot, "
                 f"avg({OUTLINES[stage]}) as value from {stage} group by all having value is not null) "
                 "group by all order by all"
             ).fetchall()
@@ -236,13 +236,11 @@ class Warehouse:
             tables: Other tables that it reads, as rows.
             parameters: Its bound parameters.
         """
-        import pyarrow as pa
-
         with connect(self.threads) as connection:
             for name, chosen in days.items():
                 create_view(connection, TABLES[name], [self.lake.file(name, day) for day in chosen])
             for name, rows in (tables or {}).items():
-                connection.register(name, pa.Table.from_pylist(list(rows)))
+                create_table(connection, name, rows)
             return _rows(connection, sql_text(f"checks/{check}.sql"), parameters)
 
     def bad_days(
@@ -270,6 +268,21 @@ def create_view(
         connection.read_parquet(present).create_view(table.name, replace=True)
     else:
         connection.execute(f"create or replace temp view {table.name} as {table.empty_select()}")
+
+
+def create_table(
+    connection: "duckdb.DuckDBPyConnection", name: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """A temporary table of texts and integers from rows that are alike, of which one at least."""
+    columns = ", ".join(
+        f'"{column}" {"bigint" if isinstance(value, int) else "varchar"}'
+        for column, value in rows[0].items()
+    )
+    connection.execute(f"create or replace temp table {name} ({columns})")
+    marks = ", ".join("?" for _ in rows[0])
+    connection.executemany(
+        f"insert into {name} values ({marks})", [list(row.values()) for row in rows]
+    )
 
 
 def write_parquet(

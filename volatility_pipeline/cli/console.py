@@ -1,0 +1,40 @@
+"""What all commands share: the data root's option, the consoles, the settings."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from volatility_pipeline.domain.errors import BadInputError
+from volatility_pipeline.settings import Settings
+
+OUT = Console()
+ERRORS = Console(stderr=True)
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="The data root (default: VOLATILITY_DATA, else `data`).", show_default=False),
+]
+
+
+def load_settings(data: Path | None) -> Settings:
+    """The settings, with the data root that the command line names.
+
+    Raises:
+        BadInputError: A setting cannot be read.
+    """
+    from pydantic import ValidationError
+
+    if data is not None:
+        os.environ["VOLATILITY_DATA"] = str(data)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper()
+        raise BadInputError(f"{name}: {first['msg']} (it is {first['input']!r}).") from error
+    if settings.data.exists() and not settings.data.is_dir():
+        raise BadInputError(f"{settings.data}: a file, not a folder; name a data root with --data.")
+    return settings

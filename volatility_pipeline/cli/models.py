@@ -1,0 +1,116 @@
+"""Commands of the model stages: train, and run, the main job."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from volatility_pipeline.cli.console import OUT, DataOption, load_settings
+from volatility_pipeline.cli.data import build_days, simulate_market
+from volatility_pipeline.domain.errors import BadInputError
+from volatility_pipeline.domain.splits import Policy
+from volatility_pipeline.resources.lake import Lake
+
+if TYPE_CHECKING:
+    from volatility_pipeline.cli.orchestrator import Orchestrator
+
+ProductsOption = Annotated[
+    str | None, typer.Option("--products", help="Comma-separated (default: all that have ticks).")
+]
+PolicyOption = Annotated[
+    Policy,
+    typer.Option(help="Unusual against the last day (trailing) or the training rows (training)."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command()(train)
+    app.command()(run)
+
+
+def train(
+    products: ProductsOption = None,
+    threshold_policy: PolicyOption = "trailing",
+    data: DataOption = None,
+) -> None:
+    """Split, fit every model and evaluate, per product.
+
+    Example: `volatility train --products BTC-USD --threshold-policy training`
+    """
+    settings = load_settings(data)
+    from volatility_pipeline.cli.orchestrator import orchestrator
+
+    with orchestrator(settings) as running:
+        for product in _chosen(running, products):
+            running.train(product, threshold_policy)
+            _show(running, product)
+
+
+def run(
+    products: ProductsOption = None,
+    threshold_policy: PolicyOption = "trailing",
+    data: DataOption = None,
+) -> None:
+    """The main job: build what changed, train what is stale, report.
+
+    Where there is no data yet, three days of a simulated market come first.
+
+    Example: `volatility run`
+    """
+    settings = load_settings(data)
+    lake = Lake(settings.data)
+    if not lake.raw_days():
+        OUT.print(f"{lake.root} holds no data yet: simulating three days first.", soft_wrap=True)
+        simulate_market(settings, settings.volatility_products)
+    from volatility_pipeline.cli.orchestrator import orchestrator
+    from volatility_pipeline.resources.feature_store import publish
+
+    with orchestrator(settings) as running:
+        build_days(running)
+        untrainable = []
+        for product in _chosen(running, products):
+            if running.training.is_current(product, threshold_policy):
+                OUT.print(f"{product}: splits, models and evaluation are current.")
+            else:
+                try:
+                    running.train(product, threshold_policy)
+                except BadInputError as error:
+                    untrainable.append(str(error))
+                    continue
+            _show(running, product)
+        publish(lake)
+    for reason in untrainable:
+        OUT.print(f"[yellow]INSUFFICIENT[/] {reason}", soft_wrap=True)
+    OUT.print(
+        "Next: open the report; [bold]make ui[/] shows the lineage; "
+        '[bold]volatility query "show tables"[/] asks the feature store.'
+    )
+
+
+def _chosen(running: "Orchestrator", products: str | None) -> list[str]:
+    known = running.training.warehouse.products()
+    if not known:
+        raise BadInputError(
+            f"{running.lake.root / 'ticks'}: no ticks yet; `volatility build` makes them."
+        )
+    if products is None:
+        return known
+    names = [name.strip() for name in products.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise BadInputError(f"{name}: never seen; there are ticks of {', '.join(known)}.")
+    return names
+
+
+def _show(running: "Orchestrator", product: str) -> None:
+    """Prints a product's comparison table, its verdict first, and where its report is."""
+    from volatility_pipeline.reports.comparison import HEADINGS
+
+    record = running.lake.record("evaluation", product) or {}
+    OUT.print(f"\n[bold]{product}[/]: {record['verdict']}", soft_wrap=True)
+    table = Table(*HEADINGS)
+    for row in record["comparison"]:
+        table.add_row(*row)
+    OUT.print(table)
+    OUT.print(f"Report: {running.training.report(product)}", soft_wrap=True)

@@ -1,0 +1,153 @@
+"""Dagster in this process: the jobs run against the instance that the UI shows."""
+
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from volatility_pipeline.cli.console import ERRORS
+from volatility_pipeline.domain.errors import BadInputError, RefusedError
+from volatility_pipeline.domain.reach import DATA_STAGES, affected, ranges
+from volatility_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from volatility_pipeline.domain.splits import Policy
+    from volatility_pipeline.resources.lake import Lake
+    from volatility_pipeline.resources.training import Training
+    from volatility_pipeline.resources.warehouse import Warehouse
+
+INSTANCE_CONFIG = Path(__file__).parents[2] / "dagster.yaml"
+DATA_OPS = ("raw_ticks", "ticks_and_quarantine", "bars", "features", "labels")
+
+
+@dataclass(frozen=True)
+class Orchestrator:
+    """Runs the code location's jobs on one instance."""
+
+    definitions: "dg.Definitions"
+    instance: "dg.DagsterInstance"
+    resources: Mapping[str, Any]
+    sink: "Sink"
+
+    @property
+    def lake(self) -> "Lake":
+        """The files."""
+        return self.resources["lake"]  # type: ignore[no-any-return]
+
+    @property
+    def training(self) -> "Training":
+        """The model stages."""
+        return self.resources["training"]  # type: ignore[no-any-return]
+
+    def stale_days(self) -> list[date]:
+        """The days that a build has to look at: what is stale, and what that may change."""
+        warehouse: Warehouse = self.resources["warehouse"]
+        known = set(self.lake.raw_days())
+        for stage in DATA_STAGES:
+            known |= set(self.lake.days(stage))
+        reached = {day for _, day in affected(("raw", day) for day in known)}
+        stale = {
+            (stage, day)
+            for day in reached
+            for stage in DATA_STAGES
+            if self._is_partition(day) and not warehouse.is_current(stage, day)
+        }
+        return sorted({day for _, day in affected(stale) if self._is_partition(day)})
+
+    def _is_partition(self, day: date) -> bool:
+        from volatility_pipeline.partitions import is_partition
+
+        return is_partition(day)
+
+    def build(self, days: list[date], *, force: bool = False) -> None:
+        """Materializes the data stages of some days, a run for each stretch of adjoining days."""
+        ops = {op: {"config": {"force": force}} for op in DATA_OPS}
+        for first, last in ranges(days):
+            tags = {
+                "dagster/asset_partition_range_start": first.isoformat(),
+                "dagster/asset_partition_range_end": last.isoformat(),
+            }
+            self._run("build", f"Building {first} to {last}", ops, tags=tags)
+
+    def train(self, product: str, policy: "Policy") -> None:
+        """Materializes the model stages of one product."""
+        self.instance.add_dynamic_partitions("product", [product])
+        ops = {"splits": {"config": {"threshold_policy": policy}}}
+        self._run("train", f"Training {product}", ops, partition_key=product)
+
+    def _run(self, job: str, title: str, ops: Mapping[str, Any], **arguments: Any) -> None:
+        import dagster as dg
+
+        with ERRORS.status(title) as status:
+            self.sink.show = lambda text: status.update(f"{title} · {text}")
+            try:
+                result = self.definitions.resolve_job_def(job).execute_in_process(
+                    instance=self.instance,
+                    run_config={"ops": ops, "loggers": {"console": {}}},
+                    **arguments,
+                )
+            except dg.DagsterError as error:
+                cause = error.__cause__
+                raise cause if isinstance(cause, BadInputError) else error from None
+        failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+        if failed:
+            names = ", ".join(f"{check.check_name} of {check.asset_key.path[-1]}" for check in failed)
+            raise RefusedError(f"The check {names} failed; `make ui` shows the rows at fault.")
+
+
+class Sink(logging.Handler):
+    """Where the running assets' log goes: to the command's status line."""
+
+    show: Callable[[str], None] = staticmethod(lambda _: None)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows an asset's own message; Dagster's events are the UI's to show."""
+        if record.levelno == logging.INFO:
+            self.show(record.getMessage().rsplit(" - ", 1)[-1])
+
+
+@contextmanager
+def orchestrator(settings: Settings) -> Iterator[Orchestrator]:
+    """The code location on the instance under the data root."""
+    os.environ["VOLATILITY_DATA"] = str(settings.data)
+    import dagster as dg
+
+    # Features of Dagster that are still in beta are used knowingly.
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)
+    warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+    from volatility_pipeline.definitions import build_defs, resources
+
+    home = instance_home(settings)
+    made = resources(settings)
+    sink = Sink()
+
+    @dg.logger
+    def status_line(_: dg.InitLoggerContext) -> logging.Logger:
+        logger = logging.Logger("volatility", logging.INFO)  # noqa: LOG001  (one per run)
+        logger.addHandler(sink)
+        return logger
+
+    definitions = build_defs(made, {"console": status_line})
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield Orchestrator(definitions, instance, made, sink)
+
+
+def instance_home(settings: Settings) -> Path:
+    """DAGSTER_HOME under the data root, with the project's instance configuration in it."""
+    home = settings.data / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(INSTANCE_CONFIG, home / INSTANCE_CONFIG.name)
+    return home
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """All days from the first to the last, both included."""
+    return [first + timedelta(days=count) for count in range((last - first).days + 1)]
