@@ -1,6 +1,7 @@
 """The table of contents: every stage with its assets, in the order of the flow."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -56,13 +57,10 @@ def build_defs(
     resources: Mapping[str, Any], loggers: Mapping[str, dg.LoggerDefinition] | None = None
 ) -> dg.Definitions:
     """The code location over the given resources; `loggers` replace Dagster's console logger."""
-    assets = [
-        asset
-        for group, stage_assets in STAGES.items()
-        for asset in dg.map_asset_specs(
-            lambda spec, group=group: spec.replace_attributes(group_name=group), stage_assets
-        )
-    ]
+    assets: list[dg.AssetsDefinition] = []
+    for group, stage_assets in STAGES.items():
+        in_group = partial(dg.AssetSpec.replace_attributes, group_name=group)
+        assets += [asset.map_asset_specs(in_group) for asset in stage_assets]
     return dg.Definitions(
         assets=assets,
         asset_checks=CHECKS,

@@ -25,9 +25,7 @@ class DayConfig(dg.Config):
 
 def column_metadata(table: Table) -> dict[str, Any]:
     """A table's columns, types and comments for its asset's page."""
-    columns = [
-        dg.TableColumn(column.name, column.type, column.comment) for column in table.columns
-    ]
+    columns = [dg.TableColumn(column.name, column.type, column.comment) for column in table.columns]
     return {"dagster/column_schema": dg.TableSchema(columns)}
 
 

@@ -4,7 +4,6 @@ import dagster as dg
 
 from volatility_pipeline.assets.days import OWNERS
 from volatility_pipeline.partitions import PRODUCTS
-from volatility_pipeline.reports.comparison import markdown
 from volatility_pipeline.resources.training import Training
 
 
@@ -24,12 +23,13 @@ def evaluation(
     `INSUFFICIENT` where the data cannot carry a claim.
     """
     product = context.partition_key
-    result = training.evaluate(product)
+    record = training.evaluate(product)
+    rows = [dict(row) for row in record["comparison"]]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     return dg.MaterializeResult(
         metadata={
-            "verdict": result.verdict,
-            "comparison": dg.MetadataValue.md(markdown(result)),
+            "verdict": record["verdict"],
+            "comparison": dg.MetadataValue.md("\n".join(f"| {' | '.join(row)} |" for row in lines)),
             "report": dg.MetadataValue.path(training.report(product)),
-            "base_rate": result.base_rate or 0.0,
         }
     )

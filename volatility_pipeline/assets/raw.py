@@ -43,7 +43,8 @@ def raw_ticks(
                 "is_simulated": any(segment["is_simulated"] for segment in segments),
                 "gaps": len(gaps),
                 "first_gaps": dg.MetadataValue.md(
-                    "| kind | subject | from | to | missing | |\n|---|---|---|---|---|---|\n" + shown
+                    "| kind | subject | from | to | missing | |\n|---|---|---|---|---|---|\n"
+                    + shown
                     if gaps
                     else "none"
                 ),

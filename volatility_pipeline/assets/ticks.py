@@ -7,7 +7,13 @@ from typing import Any
 
 import dagster as dg
 
-from volatility_pipeline.assets.days import OWNERS, DayConfig, column_metadata, day_metadata, make_days
+from volatility_pipeline.assets.days import (
+    OWNERS,
+    DayConfig,
+    column_metadata,
+    day_metadata,
+    make_days,
+)
 from volatility_pipeline.domain.schemas import QUARANTINE, TICKS
 from volatility_pipeline.partitions import ONE_RUN, PRODUCTS, data_deps, days
 from volatility_pipeline.resources.ingest import Ingest
@@ -75,7 +81,9 @@ def ticks_and_quarantine(
         lambda day: ingest.lake.record("ticks", day) or {},
         describe,
     )
-    products = ingest.warehouse.products([date.fromisoformat(key) for key in context.partition_keys])
+    products = ingest.warehouse.products(
+        [date.fromisoformat(key) for key in context.partition_keys]
+    )
     context.instance.add_dynamic_partitions(str(PRODUCTS.name), products)
     yield dg.MaterializeResult("ticks")
     yield dg.MaterializeResult("quarantine")

@@ -21,6 +21,10 @@ def check_days(
         metadata={
             "days": len(days),
             "bad_rows": sum(map(len, found.values())),
-            **({"first": dg.MetadataValue.md("\n".join(f"- `{row}`" for row in first))} if first else {}),
+            **(
+                {"first": dg.MetadataValue.md("\n".join(f"- `{row}`" for row in first))}
+                if first
+                else {}
+            ),
         },
     )

@@ -29,6 +29,8 @@ def ticks_books_balance(
         ]
         if not landed or not books:
             return books or landed
-        return warehouse.bad_rows("ticks_books_unbalanced", {}, {"books": books, "manifest": landed})
+        return warehouse.bad_rows(
+            "ticks_books_unbalanced", {}, {"books": books, "manifest": landed}
+        )
 
     return check_days(context, bad_rows)

@@ -15,7 +15,9 @@ ERRORS = Console(stderr=True)
 
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="The data root (default: VOLATILITY_DATA, else `data`).", show_default=False),
+    typer.Option(
+        "--data", help="The data root (default: VOLATILITY_DATA, else `data`).", show_default=False
+    ),
 ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -30,7 +31,9 @@ def register(app: typer.Typer) -> None:
 
 
 def import_files(
-    files: Annotated[list[Path], typer.Argument(help="Recordings: .ndjson, .ndjson.gz, .ndjson.zst.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Recordings: .ndjson, .ndjson.gz, .ndjson.zst.")
+    ],
     data: DataOption = None,
 ) -> None:
     """Bring recordings into `data/raw/`, by the UTC day of each message.
@@ -60,7 +63,9 @@ def import_files(
             progress.remove_task(task)
             _add_rows(table, landed)
     OUT.print(table)
-    OUT.print("Next: [bold]volatility build[/] makes the tables, [bold]volatility run[/] all of it.")
+    OUT.print(
+        "Next: [bold]volatility build[/] makes the tables, [bold]volatility run[/] all of it."
+    )
 
 
 def simulate(
@@ -115,7 +120,9 @@ def simulate_market(
         raise BadInputError(f"This market cannot be simulated: {error}.") from error
     with ERRORS.status("Simulating") as shown:
         landed = land_simulation(
-            lake, market, progress=lambda day, _: shown.update(f"Simulating {', '.join(products)}: {day}")
+            lake,
+            market,
+            progress=lambda day, _: shown.update(f"Simulating {', '.join(products)}: {day}"),
         )
     table = Table("segment", "day", "lines", "")
     _add_rows(table, landed)
@@ -208,9 +215,10 @@ def status(data: DataOption = None) -> None:
     if not days:
         OUT.print(f"{lake.root}: no data yet; `volatility run` simulates three days to begin with.")
         return
-    table = Table("day", "source", "segments", "raw MB", "gaps", "ticks", "quarantine", "bars", "features", "labels", title="Days")
-    for column in table.columns[2:]:
-        column.justify = "right"
+    table = Table("day", "source", "raw MB", "gaps", "ticks", "faulty", "features", "labels")
+    table.box = box.SIMPLE
+    for column in table.columns:
+        column.no_wrap = True
     for day in days:
         table.add_row(*_status_row(lake, day))
     OUT.print(table)
@@ -227,17 +235,17 @@ def _status_row(lake: Lake, day: date) -> list[str]:
     manifest = lake.manifest(day) or {"segments": [], "gaps": []}
     sizes = [path.stat().st_size for path in lake.segments(day)]
     is_simulated = any(segment["is_simulated"] for segment in manifest["segments"])
-    rows = [lake.record(stage, day) for stage in ("ticks", "quarantine", "bars", "features", "labels")]
-    proven = sum(not gap["is_hint"] for gap in manifest["gaps"])
+    stages = ("ticks", "quarantine", "features", "labels")
+    rows = [lake.record(stage, day) for stage in stages]
+    gaps = sum(not gap["is_hint"] for gap in manifest["gaps"])
     source = "simulated" if is_simulated else "recorded" if manifest["segments"] else "–"
     if not lake.is_manifest_current(day):
         source = "not built"
     return [
         day.isoformat(),
         source,
-        str(len(sizes)),
-        f"{sum(sizes) / 1e6:.1f}",
-        f"{proven}" + (f" + {hints} hints" if (hints := len(manifest["gaps"]) - proven) else ""),
+        f"{sum(sizes) / 1e6:.1f}" if sizes else "–",
+        str(gaps),
         *("–" if record is None else f"{record['rows']:,}" for record in rows),
     ]
 
@@ -256,7 +264,7 @@ def _print_runs(settings: "Settings") -> None:
     from volatility_pipeline.cli.orchestrator import orchestrator
 
     with orchestrator(settings) as running:
-        table = Table("started (UTC)", "job", "days or product", "status", title="Last runs")
+        table = Table("started (UTC)", "job", "days or product", "status", box=box.SIMPLE)
         for record in running.instance.get_run_records(limit=5):
             tags = record.dagster_run.tags
             covered = tags.get("dagster/partition") or " to ".join(
@@ -266,7 +274,10 @@ def _print_runs(settings: "Settings") -> None:
             )
             started = f"{record.create_timestamp:%Y-%m-%d %H:%M:%S}"
             table.add_row(
-                started, record.dagster_run.job_name, covered, record.dagster_run.status.value.lower()
+                started,
+                record.dagster_run.job_name,
+                covered,
+                record.dagster_run.status.value.lower(),
             )
         OUT.print(table)
 
@@ -275,8 +286,10 @@ def _add_rows(table: Table, landed: "Landed") -> None:
     note = "" if landed.is_new else "there already"
     if landed.is_torn:
         note = f"{note} torn: kept what decodes".strip()
-    for day, lines in sorted(landed.lines.items()) or [(None, 0)]:
-        table.add_row(landed.source, str(day or "–"), f"{lines:,}", note)
+    for day, lines in sorted(landed.lines.items()):
+        table.add_row(landed.source, day.isoformat(), f"{lines:,}", note)
+    if not landed.lines:
+        table.add_row(landed.source, "–", "0", "empty: nothing to import")
 
 
 def _progress() -> Progress:

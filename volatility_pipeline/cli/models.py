@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
 from volatility_pipeline.cli.console import OUT, DataOption, load_settings
@@ -21,6 +22,8 @@ PolicyOption = Annotated[
     Policy,
     typer.Option(help="Unusual against the last day (trailing) or the training rows (training)."),
 ]
+# What the report shows and a terminal's width does not.
+REPORT_ONLY = ("ROC-AUC", "Brier", "Skill", "F1", "Precision", "Recall")
 
 
 def register(app: typer.Typer) -> None:
@@ -105,12 +108,11 @@ def _chosen(running: "Orchestrator", products: str | None) -> list[str]:
 
 def _show(running: "Orchestrator", product: str) -> None:
     """Prints a product's comparison table, its verdict first, and where its report is."""
-    from volatility_pipeline.reports.comparison import HEADINGS
-
     record = running.lake.record("evaluation", product) or {}
     OUT.print(f"\n[bold]{product}[/]: {record['verdict']}", soft_wrap=True)
-    table = Table(*HEADINGS)
-    for row in record["comparison"]:
-        table.add_row(*row)
+    rows = [dict(row) for row in record["comparison"]]
+    table = Table(*(name for name in rows[0] if name not in REPORT_ONLY), box=box.SIMPLE)
+    for row in rows:
+        table.add_row(*(text for name, text in row.items() if name not in REPORT_ONLY))
     OUT.print(table)
     OUT.print(f"Report: {running.training.report(product)}", soft_wrap=True)

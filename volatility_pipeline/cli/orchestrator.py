@@ -99,7 +99,9 @@ class Orchestrator:
                 raise cause if isinstance(cause, BadInputError) else error from None
         failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
         if failed:
-            names = ", ".join(f"{check.check_name} of {check.asset_key.path[-1]}" for check in failed)
+            names = ", ".join(
+                f"{check.check_name} of {check.asset_key.path[-1]}" for check in failed
+            )
             raise RefusedError(f"The check {names} failed; `make ui` shows the rows at fault.")
 
 

@@ -25,7 +25,9 @@ def register(app: typer.Typer) -> None:
 def query(
     sql: Annotated[str, typer.Argument(help="A query, or a file that holds one.")],
     as_csv: Annotated[bool, typer.Option("--csv", help="All rows as CSV.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="All rows as JSON, one object a row.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="All rows as JSON, one object a row.")
+    ] = False,
     data: DataOption = None,
 ) -> None:
     """Ask the feature store in SQL; it is opened read-only.
@@ -70,7 +72,7 @@ def _ask(path: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         except duckdb.Error as error:
             said = " ".join(str(error).split())
             raise BadInputError(
-                f"{said}. `volatility query \"show tables\"` lists what there is."
+                f'{said}. `volatility query "show tables"` lists what there is.'
             ) from error
 
 

@@ -55,7 +55,7 @@ class MarketInputs(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.kept_ = [name for name in self.columns if has_values[name]]
         self.dropped_ = [name for name in self.columns if not has_values[name]]
         if not self.kept_:
-            raise NoInputsError(f"null in all training rows: {', '.join(self.dropped_)}")
+            raise NoInputsError(f"{', '.join(self.dropped_)}: null in all training rows.")
         return self
 
     def transform(self, frame: pd.DataFrame) -> Floats:

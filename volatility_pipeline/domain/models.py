@@ -113,14 +113,13 @@ def fit(
     _require_role(train, "train")
     _require_role(validation, "validation")
     notes: list[str] = []
-    pipeline = _fit_on_training(LADDER[name], train, policy=policy, seed=seed, notes=notes)
-    inputs = pipeline.named_steps.get("inputs")
+    pipeline, dropped = _fit_on_training(LADDER[name], train, policy=policy, seed=seed, notes=notes)
     estimator = _calibrate(pipeline, validation, notes)
     return FittedModel(
         name=name,
         estimator=estimator,
         decision_threshold=_best_threshold(estimator, validation, notes),
-        dropped_columns=tuple(inputs.dropped_) if inputs else (),
+        dropped_columns=dropped,
         notes=tuple(notes),
         policy=policy,
         seed=seed,
@@ -191,23 +190,30 @@ def _target(frame: pd.DataFrame) -> NDArray[np.int64]:
 
 def _fit_on_training(
     rung: Rung, train: pd.DataFrame, *, policy: Policy, seed: int, notes: list[str]
-) -> Any:
+) -> tuple[Any, tuple[str, ...]]:
+    """Return the fitted pipeline, or a constant where that cannot be, and the columns dropped."""
     from sklearn.pipeline import Pipeline
 
     from volatility_pipeline.domain.estimators import ConstantRate, NoInputsError
 
     rows, target = train[list(MODEL_INPUTS)], _target(train)
+    dropped: tuple[str, ...] = ()
     if len(np.unique(target)) == 2:
+        pipeline = rung.build(policy=policy, seed=seed)
+        inputs = pipeline.named_steps.get("inputs")
         try:
-            return rung.build(policy=policy, seed=seed).fit(rows, target)
-        except NoInputsError as error:
-            notes.append(f"Answers the constant training spike rate: its inputs are {error}.")
+            pipeline.fit(rows, target)
+        except NoInputsError:
+            notes.append("Answers the constant training spike rate: all its inputs are null there.")
+        else:
+            return pipeline, tuple(inputs.dropped_) if inputs else ()
+        dropped = tuple(inputs.dropped_)
     elif rung.columns or not len(target):
         notes.append(
             f"Answers the constant training spike rate: {target.sum()} of {len(target)} training "
             "rows are spikes."
         )
-    return Pipeline([("model", ConstantRate())]).fit(rows, target)
+    return Pipeline([("model", ConstantRate())]).fit(rows, target), dropped
 
 
 def _calibrate(pipeline: Any, validation: pd.DataFrame, notes: list[str]) -> Any:

@@ -67,7 +67,9 @@ def split(
     }
     labelled = ts[is_labelled]
     last = len(labelled) - 1
-    cuts = [labelled[min(int(np.ceil(share * len(labelled))), last)] for share in SHARES if last >= 0]
+    cuts = [
+        labelled[min(int(np.ceil(share * len(labelled))), last)] for share in SHARES if last >= 0
+    ]
     place = np.searchsorted(np.array(cuts, dtype=ts.dtype), ts, side="right")
     # Each role lies between two bounds; a row's 60 seconds end within them, and a later role
     # leaves out the embargo.

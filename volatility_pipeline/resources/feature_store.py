@@ -71,7 +71,9 @@ def _training_rows() -> Table:
     )
 
 
-def _create_view(connection: "duckdb.DuckDBPyConnection", name: str, table: Table, sql: str) -> None:
+def _create_view(
+    connection: "duckdb.DuckDBPyConnection", name: str, table: Table, sql: str
+) -> None:
     connection.execute(f"create view {name} as {sql}")
     connection.execute(f"comment on view {name} is '{_quoted(table.comment)}'")
     for column in table.columns:

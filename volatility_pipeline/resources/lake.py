@@ -209,5 +209,5 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+    temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
     commit(temporary, path)

@@ -165,5 +165,3 @@ def _compressor(name: str, file: BufferedWriter) -> Any:
 
         return zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).stream_writer(file, closefd=False)
     return file
-
-

@@ -6,6 +6,7 @@ and an archive is compared with its recorded hash before it is opened.
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,7 +65,7 @@ class Tracking:
         if mlflow.active_run() is not None:
             raise RuntimeError(f"MLflow run {mlflow.active_run().info.run_id} is still active.")
         # dagster-mlflow wants a resource's init context; a step's says the same under other names.
-        MlFlow(
+        MlFlow(  # type: ignore[no-untyped-call]
             SimpleNamespace(
                 log=context.log,
                 dagster_run=SimpleNamespace(job_name=name),
@@ -117,17 +118,23 @@ class Tracking:
                 skops_trusted_types=list(TRUSTED_TYPES),
                 pyfunc_predict_fn="predict_proba",
                 pip_requirements=requirements(),
-                registered_model_name=registered_name,
                 tags={"model": model.name, **tags},
             )
             archive = self._archive(info.model_uri)
             sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
             mlflow.set_tag("model_sha256", sha256)
-        version = str(info.registered_model_version)
-        client = mlflow.MlflowClient()
-        for key, value in {"model": model.name, "sha256": sha256}.items():
-            client.set_model_version_tag(registered_name, version, key, value)
+        version = self._register(registered_name, info, run.info.run_id, model.name, sha256)
         return StoredModel(run.info.run_id, info.model_uri, registered_name, version, sha256)
+
+    def _register(self, name: str, info: Any, run_id: str, rung: str, sha256: str) -> str:
+        client = self._mlflow().MlflowClient()
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        tags = {"model": rung, "sha256": sha256}
+        made = client.create_model_version(
+            name, info.model_uri, run_id, tags, model_id=info.model_id, await_creation_for=0
+        )
+        return str(made.version)
 
     def fetch(self, stored: StoredModel) -> Any:
         """The stored estimator.
@@ -156,7 +163,9 @@ class Tracking:
         try:
             return Path(mlflow.artifacts.download_artifacts(uri)) / ARCHIVE
         except (mlflow.exceptions.MlflowException, OSError) as error:
-            raise BadInputError(f"The model {uri} is not to be had ({error}); train again.") from error
+            raise BadInputError(
+                f"The model {uri} is not to be had ({error}); train again."
+            ) from error
 
     def _mlflow(self) -> Any:
         """MLflow, pointed at the store; a store of our own is made with its own artifact folder."""
@@ -166,6 +175,8 @@ class Tracking:
         import mlflow
         import mlflow.sklearn
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         mlflow.set_tracking_uri(self.uri)
         if self.uri.startswith("sqlite:///"):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,6 @@ from volatility_pipeline.resources.warehouse import STAGE_SQL, Warehouse, code_h
 if TYPE_CHECKING:
     import pandas as pd
 
-    from volatility_pipeline.domain.evaluation import Evaluation
-
 DOMAIN = Path(__file__).parents[1] / "domain"
 CODE = {
     "splits": ("splits.py",),
@@ -123,9 +121,7 @@ class Training:
         import pandas as pd
 
         path = self.lake.file("splits", product)
-        if self.lake.record("splits", product) is None:
-            raise BadInputError(f"{path}: no splits of {product}; `volatility train` makes them.")
-        if not path.exists():
+        if not self._split_record(product)["rows"]:
             raise BadInputError(
                 f"{product}: no row has both its features and a label, so there is nothing to "
                 "train on; import or simulate more data (301 s before a row and 60 s after it, "
@@ -133,9 +129,15 @@ class Training:
             )
         return pd.read_parquet(path)
 
+    def _split_record(self, product: str) -> dict[str, Any]:
+        record = self.lake.record("splits", product)
+        if record is None:
+            raise BadInputError(f"{product}: no splits; `volatility train` makes them.")
+        return record
+
     def provenance(self, product: str, frame: "pd.DataFrame") -> dict[str, Any]:
         """What a model or report is made from (the record that using it checks)."""
-        record = self.lake.record("splits", product) or {}
+        record = self._split_record(product)
         train = frame.loc[frame["role"] == "train", "ts"]
         hashes = {stage: code_hash(stage) for stage in STAGE_SQL}
         return {
@@ -195,11 +197,10 @@ class Training:
         self.lake.write_record("models", product, record)
         return record
 
-    def evaluate(self, product: str) -> "Evaluation":
-        """Evaluates a product's models on its test rows, writes the report, and records it."""
+    def evaluate(self, product: str) -> dict[str, Any]:
+        """Evaluates a product's models on its test rows, writes the report, and the record."""
         from volatility_pipeline.domain.evaluation import evaluate
-        from volatility_pipeline.reports.comparison import rows
-        from volatility_pipeline.reports.evaluation import render
+        from volatility_pipeline.reports.evaluation import Context, comparison, render
 
         models = self.lake.record("models", product)
         if models is None:
@@ -207,23 +208,19 @@ class Training:
         frame = self.frame(product)
         provenance = models["provenance"]
         test = frame[frame["role"] == "test"]
-        forecasts = [
-            self._forecast(name, entry, test) for name, entry in models["models"].items()
-        ]
+        forecasts = [self._forecast(name, entry, test) for name, entry in models["models"].items()]
         policy = provenance["label_policy"]
         result = evaluate(frame, forecasts, product_id=product, policy=policy, seed=SEED)
-        splits = self.lake.record("splits", product) or {}
-        notes = {name: entry["notes"] for name, entry in models["models"].items()}
-        dropped_columns = {
-            name: entry["dropped_columns"] for name, entry in models["models"].items()
-        }
-        page = render(
-            result,
+        context = Context(
+            is_simulated=provenance["source"] == "simulated",
+            dropped=self._split_record(product)["dropped"],
             provenance=provenance,
-            dropped=splits["dropped"],
-            notes=notes,
-            dropped_columns=dropped_columns,
+            notes={name: entry["notes"] for name, entry in models["models"].items()},
+            dropped_columns={
+                name: entry["dropped_columns"] for name, entry in models["models"].items()
+            },
         )
+        page = render(result, context)
         self.lake.write_text(self.report(product), page)
         plain = json.dumps(result.to_dict(), indent=1)
         self.lake.write_text(self.report(product).with_name("evaluation.json"), plain)
@@ -236,15 +233,18 @@ class Training:
             "sha256": hashlib.sha256(plain.encode()).hexdigest(),
             "made_from": self.made_from("evaluation", product, policy),
             "verdict": result.verdict,
-            "comparison": rows(result),
+            "comparison": [list(row.items()) for row in comparison(result)],
         }
         self.lake.write_record("evaluation", product, record)
-        return result
+        return record
 
     def _forecast(self, name: str, entry: Mapping[str, Any], test: "pd.DataFrame") -> Forecast:
         estimator = self.tracking.fetch(StoredModel(**entry["stored"]))
         return Forecast(
-            name, scores(estimator, test), probabilities(estimator, test), entry["decision_threshold"]
+            name,
+            scores(estimator, test),
+            probabilities(estimator, test),
+            entry["decision_threshold"],
         )
 
 

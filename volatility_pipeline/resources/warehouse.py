@@ -144,8 +144,8 @@ class Warehouse:
         with connect(self.threads) as connection:
             for stage in ("features", "labels"):
                 create_view(connection, TABLES[stage], self.lake.files(stage))
-            parameters = {"product": product}
-            return connection.execute(sql_text("50_splits.sql"), parameters).to_arrow_table()
+            sql = sql_text("50_splits.sql")
+            return connection.sql(sql, params={"product": product}).to_arrow_table()
 
     def write_rows(
         self,
@@ -157,12 +157,16 @@ class Warehouse:
     ) -> dict[str, Any]:
         """Writes a model stage's table from rows that are in order; returns its record."""
         table = TABLES[stage]
-        columns = ", ".join(f'"{column.name}"::{column.type} as "{column.name}"' for column in table.columns)
+        columns = ", ".join(
+            f'"{column.name}"::{column.type} as "{column.name}"' for column in table.columns
+        )
 
         def write(path: Path) -> int:
             with connect(self.threads) as connection:
                 connection.register("rows_to_write", rows)
-                return write_parquet(connection, table, f"select {columns} from rows_to_write", {}, path)
+                return write_parquet(
+                    connection, table, f"select {columns} from rows_to_write", {}, path
+                )
 
         return self.lake.write_partition(stage, product, write, made_from, facts)
 
