@@ -12,7 +12,8 @@ import dagster as dg
 from volatility_pipeline.domain.schemas import TABLES, Table
 from volatility_pipeline.partitions import ONE_RUN, data_deps, days
 from volatility_pipeline.reports.sparkline import sparkline
-from volatility_pipeline.resources.warehouse import Warehouse, code_hash
+from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.resources.warehouse import OUTLINES, Warehouse, code_hash
 
 OWNERS = ["team:volatility"]
 
@@ -58,8 +59,16 @@ def make_days(
             )
 
 
-def table_asset(stage: str, description: str) -> dg.AssetsDefinition:
-    """The asset of a data stage that is one SQL file over the partitions of earlier stages."""
+def table_asset(
+    stage: str, description: str, after: Callable[[Lake], object] = lambda _: None
+) -> dg.AssetsDefinition:
+    """The asset of a data stage that is one SQL file over the partitions of earlier stages.
+
+    Args:
+        stage: Its stage and name.
+        description: What the UI says of it.
+        after: Called once a run's days are made.
+    """
 
     @dg.asset(
         name=stage,
@@ -84,6 +93,7 @@ def table_asset(stage: str, description: str) -> dg.AssetsDefinition:
             lambda day: warehouse.lake.record(stage, day) or {},
             lambda day, _: {stage: day_metadata(warehouse, stage, day)},
         )
+        after(warehouse.lake)
         return dg.MaterializeResult()
 
     return table
@@ -93,7 +103,10 @@ def day_metadata(warehouse: Warehouse, stage: str, day: date) -> dict[str, Any]:
     """What an asset's page says of a day's table: rows, bytes, time range, and a look at it."""
     facts = warehouse.describe(stage, day)
     drawn = {
-        f"plot_{product}": dg.MetadataValue.md(f"![{product}]({sparkline(values)})")
+        f"plot_{product}": dg.MetadataValue.md(
+            f"![{product}]({sparkline(values)})\n\n{OUTLINES[stage]} in ten-minute means, "
+            f"{min(values):.4g} to {max(values):.4g}"
+        )
         for product, values in warehouse.outline(stage, day).items()
     }
     return facts | drawn

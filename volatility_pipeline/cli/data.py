@@ -42,13 +42,12 @@ def import_files(
 
     Example: `volatility import recordings/*.ndjson`
     """
-    from volatility_pipeline.resources.landing import import_file
+    from volatility_pipeline.resources.landing import check_recording, import_file
 
     settings = load_settings(data)
     lake = Lake(settings.data)
-    missing = next((path for path in files if not path.exists()), None)
-    if missing is not None:
-        raise BadInputError(f"{missing}: no such file; name a recording (.ndjson, .gz or .zst).")
+    for path in files:
+        check_recording(path)
     lake.check_writable(sum(path.stat().st_size for path in files) + LANDING_HEADROOM)
     table = Table("file", "day", "lines", "")
     with _progress() as progress:
@@ -138,7 +137,7 @@ def build(
     ] = None,
     data: DataOption = None,
 ) -> None:
-    """Build raw to labels for the days that changed, then publish the feature store.
+    """Build raw to labels for the days that changed, and publish the feature store.
 
     `--from` and `--to` make a range of days again, changed or not.
 
@@ -160,16 +159,13 @@ def build(
 
 def build_days(running: "Orchestrator", chosen: list[date] | None = None) -> None:
     """Builds the chosen days, or what is stale, says what was done, and publishes."""
-    from volatility_pipeline.resources.feature_store import FILE, publish
-
     days = running.stale_days() if chosen is None else chosen
     if days:
         running.build(days, force=chosen is not None)
+        running.prune_runs()
         OUT.print(f"Built {days[0]} to {days[-1]}: {_counts(running.lake, days)}.")
     else:
         OUT.print("Nothing has changed since the last build.")
-    if days or not (running.lake.root / FILE).exists():
-        publish(running.lake)
 
 
 def _chosen_days(
@@ -300,4 +296,5 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
         console=ERRORS,
         transient=True,
+        disable=not ERRORS.is_terminal,
     )

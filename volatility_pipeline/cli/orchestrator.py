@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from volatility_pipeline.resources.warehouse import Warehouse
 
 INSTANCE_CONFIG = Path(__file__).parents[2] / "dagster.yaml"
+KEPT_RUN_DAYS = 30
 DATA_OPS = ("raw_ticks", "ticks_and_quarantine", "bars", "features", "labels")
 
 
@@ -61,6 +62,24 @@ class Orchestrator:
             if self._is_partition(day) and not warehouse.is_current(stage, day)
         }
         return sorted({day for _, day in affected(stale) if self._is_partition(day)})
+
+    def prune_runs(self) -> None:
+        """Deletes old runs that no partition's newest materialization comes from any more."""
+        import dagster as dg
+
+        before = datetime.now(UTC) - timedelta(days=KEPT_RUN_DAYS)
+        old = self.instance.get_run_records(dg.RunsFilter(created_before=before))
+        newest: set[str] = set()
+        for key in self.definitions.resolve_asset_graph().get_all_asset_keys() if old else ():
+            ids = self.instance.get_latest_storage_id_by_partition(
+                key, dg.DagsterEventType.ASSET_MATERIALIZATION
+            )
+            filtered = dg.AssetRecordsFilter(asset_key=key, storage_ids=list(ids.values()))
+            found = self.instance.fetch_materializations(filtered, limit=len(ids) or 1)
+            newest |= {record.run_id for record in found.records}
+        for record in old:
+            if record.dagster_run.run_id not in newest and record.dagster_run.is_finished:
+                self.instance.delete_run(record.dagster_run.run_id)
 
     def _is_partition(self, day: date) -> bool:
         from volatility_pipeline.partitions import is_partition

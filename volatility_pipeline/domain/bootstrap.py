@@ -99,12 +99,12 @@ def choose_blocks(
     """
     step = float(np.median(np.diff(ts) / np.timedelta64(1, "s"))) if len(ts) > 1 else 1.0
     rows = int(np.ceil(MINIMUM_BLOCK_SECONDS / step))
-    series = [values for values in (target.astype(float), *residuals) if np.ptp(values) > 0]
-    if series and len(ts) // rows >= MINIMUM_BLOCKS:
+    if len(ts) // rows >= MINIMUM_BLOCKS:
         from arch.bootstrap import optimal_block_length
 
-        automatic = optimal_block_length(np.column_stack(series))["circular"].max()
-        rows = max(rows, int(np.ceil(automatic)))
+        series = [values for values in (target.astype(float), *residuals) if np.ptp(values) > 0]
+        automatic = [optimal_block_length(values)["circular"].item() for values in series]
+        rows = max([rows, *(int(np.ceil(length)) for length in automatic)])
     count = len(ts) // rows
     with_spike = len(np.unique(np.flatnonzero(target[: count * rows]) // rows))
     seconds = round(rows * step)

@@ -1,7 +1,8 @@
 """Measures of one model's answers and of one role's labels: arrays in, small facts out.
 
-What they mean together, and what may be claimed from them, is said in `evaluation`; intervals come
-from `bootstrap`. A measure that is not defined (one class, no rows) is None, never a number.
+They are put together in `evaluation`; what may be claimed from them is said in `verdict`, and their
+intervals come from `bootstrap`. A measure that is not defined (one class, no rows) is None, never a
+number.
 """
 
 from __future__ import annotations

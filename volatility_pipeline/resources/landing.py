@@ -38,6 +38,16 @@ class Landed:
     is_new: bool = False
 
 
+def check_recording(path: Path) -> None:
+    """Raises BadInputError where there is no file to read at a path."""
+    if path.is_dir():
+        raise BadInputError(f"{path}: a folder; name the recordings in it, like {path}/*.ndjson.")
+    if not path.is_file():
+        raise BadInputError(f"{path}: no such file; name a recording (.ndjson, .gz or .zst).")
+    if not os.access(path, os.R_OK):
+        raise BadInputError(f"{path}: may not be read; mend its permissions.")
+
+
 def import_file(
     lake: Lake, path: Path, first_day: date, *, progress: Callable[[int], None] = lambda _: None
 ) -> Landed:
@@ -55,10 +65,7 @@ def import_file(
     Raises:
         BadInputError: No such file, a folder, no readable time in it, or a day before the first.
     """
-    if path.is_dir():
-        raise BadInputError(f"{path}: a folder; name the recordings in it, like {path}/*.ndjson.")
-    if not path.is_file():
-        raise BadInputError(f"{path}: no such file; name a recording (.ndjson, .gz or .zst).")
+    check_recording(path)
     stem, suffix = stem_and_suffix(path)
     name = segment_name(stem, file_sha256(path), suffix)
     latest = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
