@@ -29,7 +29,9 @@ SCHEMA = {
 
 def write_features(source: str, target: str) -> None:
     """Reads raw lines and writes features and labels side by side to a Parquet file."""
-    rows = labels(features(bars(ticks(source)))).sort("product_id", "ts").select(COLUMNS)
+    # Collected in between, as the query would read the file twice if it were left whole.
+    seconds = ticked_seconds(ticks(source)).collect(engine="in-memory")
+    rows = labels(features(bars(seconds.lazy()))).sort("product_id", "ts").select(COLUMNS)
     rows.collect(engine="in-memory").write_parquet(target, compression="zstd")
 
 
@@ -52,14 +54,14 @@ def ticks(source: str) -> pl.LazyFrame:
     )
 
 
-def bars(ticks: pl.LazyFrame) -> pl.LazyFrame:
-    """One row per second of a run, the newest tick carried forward."""
+def ticked_seconds(ticks: pl.LazyFrame) -> pl.LazyFrame:
+    """One row per second with ticks, its run numbered."""
     bid, ask, bid_size, ask_size = map(pl.col, ("best_bid", "best_ask", "bid_size", "ask_size"))
     imbalance = bid_size / (bid_size + ask_size)
     spread = (ask - bid).round(8)
-    second = pl.col("time").dt.truncate("1s").alias("second")
-    ticked = (
-        ticks.group_by("product_id", second)
+    silence = pl.col("first_time") - pl.col("last_time").shift(1)
+    return (
+        ticks.group_by("product_id", pl.col("time").dt.truncate("1s").alias("second"))
         .agg(
             pl.col("time").first().alias("first_time"),
             pl.col("time").last().alias("last_time"),
@@ -72,24 +74,24 @@ def bars(ticks: pl.LazyFrame) -> pl.LazyFrame:
             imbalance.count().cast(pl.Int64).alias("imbalance_count"),
         )
         .sort("product_id", "second")
-    )
-    silence = pl.col("first_time") - pl.col("last_time").shift(1)
-    numbered = ticked.with_columns(
-        (silence > MAX_GAP).fill_null(False).cum_sum().over("product_id").alias("run"),
-        pl.col("second").alias("tick_second"),
-    )
-    seconds = (
-        numbered.group_by("product_id")
-        .agg(
-            pl.datetime_range(pl.col("second").min(), pl.col("second").max() + MAX_GAP, "1s").alias(
-                "second"
-            )
+        .with_columns(
+            (silence > MAX_GAP).fill_null(False).cum_sum().over("product_id").alias("run"),
+            pl.col("second").alias("tick_second"),
         )
+    )
+
+
+def bars(ticked_seconds: pl.LazyFrame) -> pl.LazyFrame:
+    """One row per second of a run, the newest tick carried forward."""
+    first, last = pl.col("second").min(), pl.col("second").max() + MAX_GAP
+    seconds = (
+        ticked_seconds.group_by("product_id")
+        .agg(pl.datetime_range(first, last, "1s").alias("second"))
         .explode("second")
     )
     carried = ("run", "tick_second", "last_time", "mid", "spread", "microprice")
     return (
-        seconds.join(numbered, on=["product_id", "second"], how="left", maintain_order="left")
+        seconds.join(ticked_seconds, on=["product_id", "second"], how="left", maintain_order="left")
         .with_columns(
             pl.col(carried).forward_fill().over("product_id"),
             pl.col("tick_count", "spread_sum", "imbalance_sum", "imbalance_count").fill_null(0),

@@ -14,7 +14,10 @@ with lines as (
         events,
         "time",
         "timestamp",
-        coalesce(raw.events, events)[1].tickers[1] as item,
+        case
+            when coalesce(raw.channel, channel) in ('ticker', 'ticker_batch')
+                then coalesce(raw.events, events)[1].tickers[1]
+        end as item,
         coalesce(raw.channel, channel) as message_channel,
         case when raw is null then "type" else raw.type end as message_type,
         coalesce(raw.sequence_num, sequence_num) as message_sequence_num,
@@ -41,7 +44,7 @@ with lines as (
         $files,
         columns = {
             received_at: 'varchar', ingest_time: 'varchar', "timestamp": 'varchar', ts: 'varchar',
-            "time": 'varchar', "type": 'varchar', channel: 'varchar', connection: 'varchar',
+            "time": 'varchar', "type": 'varchar', channel: 'varchar', connection: 'json',
             payload: 'json', product_id: 'varchar', pair: 'varchar', price: 'varchar',
             best_bid: 'varchar', best_ask: 'varchar', best_bid_size: 'varchar',
             best_bid_quantity: 'varchar', best_ask_size: 'varchar', best_ask_quantity: 'varchar',
@@ -67,7 +70,7 @@ with lines as (
                     volume_24h varchar, volume_24_h varchar, side varchar, trade_id varchar,
                     "sequence" varchar, sequence_num varchar, "time" varchar)[])[])'
         },
-        format = 'newline_delimited', records = 'true', filename = true,
+        format = 'newline_delimited', records = 'true', filename = true, hive_partitioning = false,
         maximum_object_size = 16777216
     )
 ),
@@ -134,6 +137,8 @@ typed as (
         connection,
         message_channel,
         message_type,
+        message_sequence_num,
+        stamp,
         product_id,
         side,
         try_cast(message_sequence_num as bigint) as sequence_num,
@@ -152,7 +157,7 @@ typed as (
         is_one_ticker
         and regexp_full_match(
             concat_ws(
-                '|', product_id, stamp, coalesce(capture, stamp), coalesce(connection, 'none'),
+                '|', product_id, stamp, coalesce(capture, stamp), coalesce(connection, '"none"'),
                 coalesce(side, 'buy'), coalesce("sequence", '0'), coalesce(trade_id, '0'),
                 coalesce(message_sequence_num, '0'), price, best_bid, best_ask,
                 coalesce(bid_size, '0'), coalesce(ask_size, '0'), coalesce(last_size, '0'),
@@ -160,7 +165,7 @@ typed as (
             ),
             '[A-Z][A-Za-z0-9._-]{0,63}'
             || '(\|[12]\d{3}-\d\d-\d\d[T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?Z?){2}'
-            || '\|[a-z0-9][A-Za-z0-9_-]{0,63}\|(buy|sell|BUY|SELL)(\|(0|[1-9]\d{0,17})){3}'
+            || '\|"[A-Za-z0-9_-]{1,64}"\|(buy|sell|BUY|SELL)(\|(0|[1-9]\d{0,17})){3}'
             || '(\|(0|[1-9]\d{0,16})(\.\d{1,30})?){7}'
         ) as is_in_form
     from layered
@@ -169,7 +174,7 @@ typed as (
 select
     filename,
     case
-        when not is_known_shape or coalesce(connection in ('true', 'false'), false) then null
+        when not is_known_shape then null
         when
             is_in_form
             and event_time >= $start and event_time < $end and event_time <= $latest
@@ -177,7 +182,11 @@ select
             then 'ticker'
         when
             coalesce(message_channel in ('heartbeats', 'subscriptions'), false)
-            and (sequence_num is not null)
+            and regexp_full_match(
+                concat_ws('|', stamp, coalesce(connection, '"none"'), message_sequence_num),
+                '[12]\d{3}-\d\d-\d\d[T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?Z?'
+                || '\|"[A-Za-z0-9_-]{1,64}"\|(0|[1-9]\d{0,17})'
+            )
             then 'other'
         when
             message_channel is null
@@ -197,6 +206,6 @@ select
     last_size,
     side,
     volume_24h,
-    connection,
+    trim(connection::varchar, '"') as connection,
     case when message_channel is not null then sequence_num end as sequence_num
 from typed

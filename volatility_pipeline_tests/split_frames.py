@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.signal import lfilter
 
-from volatility_pipeline.domain.ladder import MODEL_INPUTS, Policy
+from volatility_pipeline.domain.ladder import MODEL_INPUTS
+from volatility_pipeline.domain.splits import Policy
 
 START = pd.Timestamp("2026-03-01")
 

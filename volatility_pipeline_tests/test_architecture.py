@@ -9,7 +9,15 @@ import volatility_pipeline
 
 PACKAGE = Path(volatility_pipeline.__file__).parent
 FORBIDDEN = {
-    "domain": {"dagster", "dagster_mlflow", "mlflow", "duckdb", "aiokafka", "os", "pydantic_settings"},
+    "domain": {
+        "dagster",
+        "dagster_mlflow",
+        "mlflow",
+        "duckdb",
+        "aiokafka",
+        "os",
+        "pydantic_settings",
+    },
     "reports": {"dagster", "dagster_mlflow", "mlflow", "duckdb", "aiokafka"},
     "resources": {"dagster", "typer", "rich"},
     "feed": {"dagster", "dagster_mlflow"},
@@ -18,7 +26,16 @@ FORBIDDEN = {
 INNER_WALLS = {
     "domain": {"assets", "checks", "sensors", "resources", "cli", "feed", "serving", "settings"},
     "reports": {"assets", "checks", "sensors", "resources", "cli", "feed", "serving"},
-    "resources": {"assets", "checks", "sensors", "cli", "feed", "serving", "definitions", "settings"},
+    "resources": {
+        "assets",
+        "checks",
+        "sensors",
+        "cli",
+        "feed",
+        "serving",
+        "definitions",
+        "settings",
+    },
     "assets": {"cli", "feed", "serving", "definitions"},
     "checks": {"cli", "feed", "serving", "definitions", "assets"},
 }

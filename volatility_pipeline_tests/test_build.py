@@ -37,7 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     land_simulation(Lake(root), market(4, ("BTC-USD", "ETH-USD")))
     answer = volatility("build", data=root)
     assert answer.code == 0, answer.errors
-    assert answer.out.startswith("Built 2026-02-28 to 2026-03-04: ")
+    assert answer.out.startswith("Built 2026-03-01 to 2026-03-03: ")
     return root
 
 
@@ -83,7 +83,7 @@ def test_materializations_tell_rows_bytes_and_times(built: Path, running: Orches
     assert metadata["bytes"] == record["bytes"]
     assert metadata["products"] == "BTC-USD, ETH-USD"
     assert metadata["from"] == "2026-03-02 00:00:00"
-    assert metadata["to"] == "2026-03-02 02:00:00"
+    assert metadata["to"] == "2026-03-02 02:00:28"
     assert 0 <= metadata["spike_rate"] < 1
     assert metadata["plot_BTC-USD"].startswith("![BTC-USD](data:image/svg+xml;base64,")
 
@@ -103,12 +103,12 @@ def test_late_segment_of_duplicates_rebuilds_its_ticks_and_stops_there(
     before = hashes(root)
     lake = Lake(root)
     segment = lake.segments(FIRST)[0]
-    (segment.parent / f"late-{segment.name}").write_bytes(segment.read_bytes())
+    (segment.parent / f"zz-late-{segment.name}").write_bytes(segment.read_bytes())
 
     answer = volatility("build", data=root)
 
     assert answer.code == 0, answer.errors
-    assert hashes(root) == before  # the later copy's name sorts before: the rows are the same
+    assert hashes(root) == before  # the late copy's name sorts last, so the first rows stay
     books = lake.record("ticks", FIRST)["books"]
     assert sorted(book["duplicates"] > 0 for book in books) == [False, True]
 
@@ -140,7 +140,7 @@ def test_unbalanced_books_stop_the_run_before_the_bars(
     )
     answer = volatility("build", data=tmp_path)
     assert answer.code == 1
-    assert "ticks_books_balance of ticks failed" in answer.errors
+    assert "A blocking check failed (ticks: ticks_books_balance)" in answer.errors
     assert lake.record("ticks", FIRST) is not None
     assert lake.record("bars", FIRST) is None
 

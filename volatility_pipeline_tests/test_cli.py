@@ -152,7 +152,9 @@ def test_simulating_the_same_market_again_changes_nothing(tmp_path: Path) -> Non
 
 
 def test_simulated_segments_say_so(tmp_path: Path) -> None:
-    landed = land_simulation(Lake(tmp_path), Market(("X-USD",), market(1).start, 0.01, is_noise=True))
+    landed = land_simulation(
+        Lake(tmp_path), Market(("X-USD",), market(1).start, 0.01, is_noise=True)
+    )
     assert landed.source.startswith("simulated-noise-seed0-")
     (segment,) = tmp_path.rglob("*.zst")
     assert segment.name == landed.source

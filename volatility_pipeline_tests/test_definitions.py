@@ -93,5 +93,7 @@ def test_loading_the_code_location_imports_no_heavy_library() -> None:
         " 'duckdb', 'pyarrow'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert answer.stdout.strip() == "[]"

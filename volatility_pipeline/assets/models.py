@@ -27,8 +27,9 @@ def models(
     under one parent run, stored as skops archives that run no code when they are loaded.
     """
     product = context.partition_key
+    frame = training.frame(product)
     with tracking.step(context, f"{product} ladder", {"product": product}):
-        record = training.fit(product, progress=context.log.info)
+        record = training.fit(product, frame, progress=context.log.info)
     lines = [
         f"| {LADDER[name].title} | {entry['stored']['version']} | {entry['seconds']:.1f} | "
         f"{entry['decision_threshold']:.3f} | {' '.join(entry['notes'])} |"

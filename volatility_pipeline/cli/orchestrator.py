@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volatility_pipeline.cli.console import ERRORS
-from volatility_pipeline.domain.errors import BadInputError, RefusedError
+from volatility_pipeline.domain.errors import RefusedError
 from volatility_pipeline.domain.reach import DATA_STAGES, affected, ranges
 from volatility_pipeline.settings import Settings
 
@@ -49,19 +49,25 @@ class Orchestrator:
         return self.resources["training"]  # type: ignore[no-any-return]
 
     def stale_days(self) -> list[date]:
-        """The days that a build has to look at: what is stale, and what that may change."""
+        """The days that a build has to look at: what is stale, and what that may change.
+
+        Only a day with raw lines, the day after one, and a day that was built once can hold rows.
+        """
+        from volatility_pipeline.partitions import is_partition
+
         warehouse: Warehouse = self.resources["warehouse"]
-        known = set(self.lake.raw_days())
+        raw = set(self.lake.raw_days())
+        days = raw | {day + timedelta(days=1) for day in raw}
         for stage in DATA_STAGES:
-            known |= set(self.lake.days(stage))
-        reached = {day for _, day in affected(("raw", day) for day in known)}
+            days |= set(self.lake.days(stage))
+        days = {day for day in days if is_partition(day)}
         stale = {
             (stage, day)
-            for day in reached
+            for day in days
             for stage in DATA_STAGES
-            if self._is_partition(day) and not warehouse.is_current(stage, day)
+            if not warehouse.is_current(stage, day)
         }
-        return sorted({day for _, day in affected(stale) if self._is_partition(day)})
+        return sorted(days & {day for _, day in affected(stale)})
 
     def prune_runs(self) -> None:
         """Deletes old runs that no partition's newest materialization comes from any more."""
@@ -81,11 +87,6 @@ class Orchestrator:
             if record.dagster_run.run_id not in newest and record.dagster_run.is_finished:
                 self.instance.delete_run(record.dagster_run.run_id)
 
-    def _is_partition(self, day: date) -> bool:
-        from volatility_pipeline.partitions import is_partition
-
-        return is_partition(day)
-
     def build(self, days: list[date], *, force: bool = False) -> None:
         """Materializes the data stages of some days, a run for each stretch of adjoining days."""
         ops = {op: {"config": {"force": force}} for op in DATA_OPS}
@@ -103,7 +104,7 @@ class Orchestrator:
         self._run("train", f"Training {product}", ops, partition_key=product)
 
     def _run(self, job: str, title: str, ops: Mapping[str, Any], **arguments: Any) -> None:
-        import dagster as dg
+        from dagster._core.errors import DagsterAssetCheckFailedError
 
         with ERRORS.status(title) as status:
             self.sink.show = lambda text: status.update(f"{title} · {text}")
@@ -113,15 +114,13 @@ class Orchestrator:
                     run_config={"ops": ops, "loggers": {"console": {}}},
                     **arguments,
                 )
-            except dg.DagsterError as error:
-                cause = error.__cause__
-                raise cause if isinstance(cause, BadInputError) else error from None
-        failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
-        if failed:
-            names = ", ".join(
-                f"{check.check_name} of {check.asset_key.path[-1]}" for check in failed
-            )
-            raise RefusedError(f"The check {names} failed; `make ui` shows the rows at fault.")
+            except DagsterAssetCheckFailedError as error:
+                names = str(error).splitlines()[-1].strip()
+                raise RefusedError(
+                    f"A blocking check failed ({names}); `make ui` shows the rows at fault."
+                ) from error
+        if not result.success:
+            raise RefusedError(f"The run {result.run_id} failed; `make ui` shows why.")
 
 
 class Sink(logging.Handler):

@@ -23,8 +23,9 @@ from volatility_pipeline.domain.bootstrap import (
     no_resamples,
     resample,
 )
-from volatility_pipeline.domain.ladder import REFERENCE, Policy
+from volatility_pipeline.domain.ladder import REFERENCE
 from volatility_pipeline.domain.models import Forecast
+from volatility_pipeline.domain.splits import Policy
 
 if TYPE_CHECKING:
     import pandas as pd

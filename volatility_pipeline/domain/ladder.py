@@ -7,11 +7,10 @@ climbed, and, if it brings a type that skops does not trust by itself, one of `T
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from volatility_pipeline.domain.schemas import FEATURE_COLUMNS
-
-Policy = Literal["trailing", "training"]
+from volatility_pipeline.domain.splits import Policy
 
 MODEL_INPUTS = (*FEATURE_COLUMNS, "threshold")
 """The columns of every frame that a model is asked about, in the order of its signature."""

@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
 from functools import lru_cache
-from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 
 TICKER_NAMES = frozenset({"ticker", "ticker_batch"})
@@ -35,12 +35,15 @@ _TIME = re.compile(
 _PLAIN_DAY = re.compile(
     r"[12]\d{3}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?Z?", re.ASCII
 )
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 LONGEST_FAST_LINE = 8 << 20
+DEEPEST = 128  # objects and arrays in one another; messages have six, a parser's stack has an end
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (times here are naive UTC, as in the tables)
 _LATEST_EPOCH_MICROSECONDS = 7_258_118_400_000_000  # the year 2200: beyond it a number is no time
 # Prices and sizes are decimal(28, 10) in SQL: ten decimals, below 1e18, halves rounded up.
 _TEN_DECIMALS = Decimal("1e-10")
 _CONTEXT = Context(prec=60, rounding=ROUND_HALF_UP, Emax=10**9, Emin=-(10**9))
+_CUT = Context(prec=60, rounding=ROUND_DOWN, Emax=10**9, Emin=-(10**9))
 _BEYOND = Decimal("1e18")
 _INT64 = 2**63
 
@@ -123,14 +126,15 @@ def read_line(line: bytes, *, day: date | None = None, now: datetime | None = No
 
 
 def screen(line: bytes) -> dict[str, Any] | None:
-    """The line's object if the fast SQL reader may be given the line, else None.
+    """The line's object (of duplicate keys the last) if the fast SQL reader may be given the line.
 
     It may if the line is exactly one JSON object, by the letter of RFC 8259 (DuckDB alone would
-    let NaN and trailing commas pass), of bearable length, whose message is no string.
+    let NaN and trailing commas pass), of bearable length and depth, whose message is no string and
+    whose events are lists of objects (DuckDB fails a whole file for one line that is otherwise).
     """
     import orjson
 
-    if len(line) > LONGEST_FAST_LINE:
+    if len(line) > LONGEST_FAST_LINE or line.count(b"{") + line.count(b"[") > DEEPEST:
         return None
     try:
         message = orjson.loads(line)
@@ -138,8 +142,25 @@ def screen(line: bytes) -> dict[str, Any] | None:
         return None
     if type(message) is not dict:
         return None
-    is_nested = all(type(message.get(name)) in (dict, type(None)) for name in ("raw", "payload"))
-    return message if is_nested else None
+    raw = message.get("raw")
+    if type(raw) is dict:
+        is_fit = "events" not in raw or _are_events(raw["events"])
+    else:
+        is_fit = raw is None and type(message.get("payload")) in (dict, type(None))
+    if is_fit and "events" in message:
+        is_fit = _are_events(message["events"])
+    return message if is_fit else None
+
+
+def _are_events(events: object) -> bool:
+    if type(events) is not list:
+        return events is None
+    tickers = [event.get("tickers") if type(event) is dict else event for event in events]
+    return all(
+        item is None
+        or (type(item) is list and all(type(ticker) in (dict, type(None)) for ticker in item))
+        for item in tickers
+    )
 
 
 def read_day(line: bytes, *, latest: datetime) -> date | None:
@@ -153,16 +174,24 @@ def read_day(line: bytes, *, latest: datetime) -> date | None:
         The day, or None where no time is readable.
     """
     outer = screen(line)
-    if outer is not None:
-        message = next((outer[name] for name in ("raw", "payload") if outer.get(name)), outer)
-        item = next(_envelope_items(message), message) if "events" in message else message
-        stamp = _event_stamp(item if isinstance(item, dict) else {}, message, outer)
+    if outer is not None and not _may_repeat_keys(line, outer):
+        inner = next(
+            (outer[name] for name in ("raw", "payload") if outer.get(name) is not None), None
+        )
+        stamp = _line_stamp(outer, inner)
         if type(stamp) is str and _PLAIN_DAY.fullmatch(stamp):
             day = _day(stamp[:10])
             if day is not None and day < latest.date():
                 return day
     time = read_line(line).time
     return None if time is None or time > latest else time.date()
+
+
+def _may_repeat_keys(line: bytes, read: dict[str, Any]) -> bool:
+    """Whether a key of the line may have been lost in reading, with its two quotation marks."""
+    import orjson
+
+    return b"\\" in line or line.count(b'"') != orjson.dumps(read).count(b'"')
 
 
 @lru_cache(maxsize=1024)
@@ -176,13 +205,26 @@ def _day(text: str) -> date | None:
 def read_object(text: bytes | str) -> dict[str, Any] | None:
     """One JSON object, its numbers as `Number`, the first of duplicate keys; else None.
 
-    Stricter than `json.loads`: no NaN, no Infinity; a nesting too deep to be read is no object.
+    Stricter than `json.loads`: no NaN, no Infinity; what nests deeper than `DEEPEST` is no object
+    (the same one everywhere, however much of the interpreter's stack is in use).
     """
     try:
-        value = _DECODER.decode(text.decode() if isinstance(text, bytes) else text)
-    except (ValueError, RecursionError):
+        decoded = text.decode() if isinstance(text, bytes) else text
+        value = None if _is_too_deep(decoded) else _DECODER.decode(decoded)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _is_too_deep(text: str) -> bool:
+    if text.count("{") + text.count("[") <= DEEPEST:
+        return False
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", _STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > DEEPEST:
+            return True
+    return False
 
 
 def parse_number(value: object) -> Decimal | None:
@@ -236,7 +278,7 @@ def parse_time(value: object) -> datetime | None:
     if number < 0 or number.adjusted() > 17:
         return None
     scale = 0 if number >= 10**14 else 3 if number >= 10**11 else 6
-    microseconds = int(number.scaleb(scale))
+    microseconds = int(number.scaleb(scale, _CUT))
     return (
         _EPOCH + timedelta(microseconds=microseconds)
         if microseconds < _LATEST_EPOCH_MICROSECONDS
@@ -295,10 +337,9 @@ def _read_message(
     message = outer if inner is None else inner
     channel = _text(message.get("channel"))
     kind = channel if channel is not None else _text(message.get("type"))
-    time = _first((message,), "time", "timestamp")
     facts = Message(
         "other",
-        time=parse_time(_capture(outer) if time is None else time),
+        time=parse_time(_event_stamp({}, message, outer)),
         connection=_text(outer.get("connection")),
         channel=channel,
         sequence_num=parse_integer(_first((message, outer), "sequence_num")),
@@ -387,6 +428,15 @@ def _read_ticker(
         side=_text(_first(layers, "side")),
         volume_24h=parse_number(_first(layers, "volume_24h", "volume_24_h")),
     )
+
+
+def _line_stamp(outer: Mapping[str, Any], inner: Mapping[str, Any] | None) -> Any:
+    """The line's own time as written: its first ticker's, if it is a message of tickers."""
+    message = outer if inner is None else inner
+    item: Any = {}
+    if _text(message.get("channel")) in TICKER_NAMES:
+        item = next(_envelope_items(message), {})
+    return _event_stamp(item if isinstance(item, dict) else {}, message, outer)
 
 
 def _event_stamp(

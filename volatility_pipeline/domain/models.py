@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS, Policy, Rung
+from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS, Rung
+from volatility_pipeline.domain.splits import Policy
 
 if TYPE_CHECKING:
     import pandas as pd

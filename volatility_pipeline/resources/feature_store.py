@@ -5,8 +5,8 @@ and never meets a half-written file.
 """
 
 import os
-from typing import TYPE_CHECKING
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from volatility_pipeline.domain.schemas import LABELS, SPLITS, TABLES, Column, Table
 from volatility_pipeline.resources.lake import Lake

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from volatility_pipeline.domain.errors import BadInputError
-from volatility_pipeline.resources.segments import SUFFIXES, Segment, commit, describe
+from volatility_pipeline.resources.segments import (
+    SUFFIXES,
+    Segment,
+    commit,
+    describe,
+    file_sha256,
+)
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
@@ -157,7 +163,7 @@ class Lake:
         try:
             rows = write(temporary)
             if rows:
-                sha256 = hashlib.file_digest(temporary.open("rb"), "sha256").hexdigest()
+                sha256 = file_sha256(temporary)
                 size = temporary.stat().st_size
                 commit(temporary, final)
             else:

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volatility_pipeline.domain.messages import Message, Ticker, read_line, screen
-from volatility_pipeline.resources.segments import Decoded, Segment
+from volatility_pipeline.resources.segments import Decoded, Segment, stem_and_suffix
 from volatility_pipeline.resources.warehouse import sql_text
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
-PLAIN_BATCH = 50_000
+PLAIN_BATCH_ROWS = 50_000
+PLAIN_BATCH_BYTES = 64 << 20
+MOST_REPEATED_BYTES = 1 << 20
 _DECIMAL = "decimal(28, 10)"
 _COLUMNS = {
     "segment": "varchar",
@@ -48,7 +51,18 @@ _ENVELOPES = {
     "is_ticker": "boolean",
     "time": "timestamp",
 }
-_BOOKS = {"segment": "varchar", "messages": "bigint", "other": "bigint", "tickers": "bigint"}
+_PLAIN_TABLES = {
+    "plain": {**_COLUMNS, "reason": "varchar", "raw": "blob"},
+    "plain_envelopes": _ENVELOPES,
+    "plain_books": {
+        "segment": "varchar",
+        "messages": "bigint",
+        "other": "bigint",
+        "tickers": "bigint",
+    },
+    "gap_lines": {"segment": "varchar", "line": "bigint", "gap": "varchar"},
+}
+_FILES = {"filename": "varchar", "segment": "varchar", "first": "bigint"}
 
 
 @dataclass(frozen=True)
@@ -80,10 +94,9 @@ def messages(
     with tempfile.TemporaryDirectory(prefix="volatility-raw-") as folder:
         reading = _Reading(connection, day, Path(folder))
         reading.create()
-        fast = [] if is_plain_only else list(day.segments)
-        doubtful = reading.read_fast([segment for segment in fast if segment.lines])
-        if is_plain_only:
-            doubtful = {segment.name: None for segment in day.segments}
+        doubtful: dict[str, list[int] | None] = {segment.name: None for segment in day.segments}
+        if not is_plain_only:
+            doubtful = reading.read_fast([segment for segment in day.segments if segment.lines])
         for segment in day.segments:
             if segment.name in doubtful:
                 reading.read_plain(segment, doubtful[segment.name])
@@ -96,15 +109,13 @@ class _Reading:
         self.connection = connection
         self.day = day
         self.folder = folder
+        self.read: list[Segment] = []
+        self.rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _PLAIN_TABLES}
+        self.held_bytes = 0
 
     def create(self) -> None:
-        for name, columns in {
-            "plain": {**_COLUMNS, "reason": "varchar", "raw": "blob"},
-            "plain_envelopes": _ENVELOPES,
-            "plain_books": _BOOKS,
-            "gap_lines": {"segment": "varchar", "line": "bigint", "gap": "varchar"},
-            "files": {"filename": "varchar", "segment": "varchar", "first": "bigint"},
-        }.items():
+        """Creates the relations that are filled row by row."""
+        for name, columns in {**_PLAIN_TABLES, "files": _FILES}.items():
             listed = ", ".join(f'"{column}" {kind}' for column, kind in columns.items())
             self.connection.execute(f"create or replace temp table {name} ({listed})")
 
@@ -114,9 +125,19 @@ class _Reading:
         The rows of the table `lines` are in the order of files and lines, so that a row number
         is a line number, as long as every file gave as many rows as it has lines.
         """
-        paths = {segment.name: self._fast_path(segment) for segment in segments}
-        doubtful: dict[str, list[int] | None] = {}
-        readable = self._readable(segments, paths, doubtful)
+        paths = {
+            segment.name: self._fast_path(number, segment)
+            for number, segment in enumerate(segments)
+        }
+        readable = self._try(segments, paths)
+        if self.read != readable:  # else `lines` would hold the last few that were tried alone
+            readable = readable if self._try(readable, paths) == readable == self.read else []
+            if not readable:
+                self._create_lines([])
+        kept = {segment.name for segment in readable}
+        doubtful: dict[str, list[int] | None] = {
+            segment.name: None for segment in segments if segment.name not in kept
+        }
         row = 0
         known = []
         for segment in readable:
@@ -133,50 +154,42 @@ class _Reading:
                 found.append(line)
         return doubtful
 
-    def _fast_path(self, segment: Segment) -> Path:
-        """The segment itself, or a copy in which each line that may mislead is an empty object."""
+    def _fast_path(self, number: int, segment: Segment) -> Path:
+        """A link to the segment, or a copy in which each line that may mislead is an empty object.
+
+        The link's name is ours: in a segment's own, or its folder's, DuckDB may see a pattern.
+        """
         path = self.day.folder / segment.name
         if segment.is_plain:
-            return path
-        copy = self.folder / f"{segment.name}.ndjson"
+            link = self.folder / f"{number}{stem_and_suffix(path)[1]}"
+            link.symlink_to(path.absolute())
+            return link
+        copy = self.folder / f"{number}.ndjson"
         with copy.open("wb") as file:
             for line in Decoded(path).lines():
                 file.write((line if screen(line) is not None else b"{}") + b"\n")
         return copy
 
-    def _readable(
-        self,
-        segments: list[Segment],
-        paths: dict[str, Path],
-        doubtful: dict[str, list[int] | None],
-    ) -> list[Segment]:
-        """Fills `lines` from the segments that can be read strictly; the rest become doubtful."""
+    def _try(self, segments: list[Segment], paths: dict[str, Path]) -> list[Segment]:
+        """The segments that read without an error and with every line; they are left in `lines`.
+
+        Where an error hides which segment it is, the halves are tried alone.
+        """
         import duckdb
 
-        def attempt(some: list[Segment]) -> list[Segment]:
-            """The segments of `some` that read without an error and with every line."""
-            try:
-                self._create_lines([paths[segment.name] for segment in some])
-            except duckdb.Error:
-                if len(some) == 1:
-                    return []
-                half = len(some) // 2
-                return attempt(some[:half]) + attempt(some[half:])
-            counts = dict(
-                self.connection.execute(
-                    "select filename, count(*) from lines group by all"
-                ).fetchall()
-            )
-            return [
-                segment for segment in some if counts.get(str(paths[segment.name])) == segment.lines
-            ]
-
-        readable = attempt(segments) if segments else []
-        if len(readable) < len(segments) or not segments:
-            self._create_lines([paths[segment.name] for segment in readable])
-        kept = {segment.name for segment in readable}
-        doubtful.update({segment.name: None for segment in segments if segment.name not in kept})
-        return readable
+        try:
+            self._create_lines([paths[segment.name] for segment in segments])
+        except duckdb.Error:
+            if len(segments) <= 1:
+                return []
+            half = len(segments) // 2
+            return self._try(segments[:half], paths) + self._try(segments[half:], paths)
+        sql = "select filename, count(*) from lines group by filename"
+        counts = dict(self.connection.execute(sql).fetchall())
+        self.read = segments
+        return [
+            segment for segment in segments if counts.get(str(paths[segment.name])) == segment.lines
+        ]
 
     def _create_lines(self, paths: list[Path]) -> None:
         sql = sql_text("05_messages.sql")
@@ -198,9 +211,6 @@ class _Reading:
     def read_plain(self, segment: Segment, wanted: list[int] | None) -> None:
         """Reads the given lines of a segment (None: all) with the plain reader."""
         books = {"messages": 0, "other": 0, "tickers": 0}
-        tickers: list[tuple[Any, ...]] = []
-        envelopes: list[tuple[Any, ...]] = []
-        gaps: list[tuple[Any, ...]] = []
         chosen = None if wanted is None else set(wanted)
         for number, line in enumerate(Decoded(self.day.folder / segment.name).lines(), start=1):
             if chosen is not None and number not in chosen:
@@ -208,40 +218,47 @@ class _Reading:
             message = read_line(line, day=self.day.start.date(), now=self.day.latest - _DAY)
             place = (segment.name, number)
             if message.kind == "not_json":
-                tickers.append((*place, *_fault_line(), "not_json", line))
+                self._hold("plain", [(*place, *_FAULTY_LINE, "not_json", line)], len(line))
             elif message.kind == "other":
                 books["other"] += 1
                 if message.gap is not None:
-                    gaps.append((*place, json.dumps(message.gap)))
+                    self._hold("gap_lines", [(*place, json.dumps(message.gap))], len(line))
             else:
                 books["messages"] += 1
                 books["tickers"] += len(message.tickers)
-                tickers += [_row(place, ticker, line) for ticker in message.tickers]
+                self._hold("plain", *_rows(place, message.tickers, line))
             if message.channel is not None and message.sequence_num is not None:
-                envelopes.append(_envelope(place, message))
-            if len(tickers) >= PLAIN_BATCH:
-                self._insert("plain", tickers)
-                tickers = []
-        self._insert("plain", tickers)
-        self._insert("plain_envelopes", envelopes)
-        self._insert("gap_lines", gaps)
-        self._insert("plain_books", [(segment.name, *books.values())])
+                self._hold("plain_envelopes", [_envelope(place, message)])
+        self._hold("plain_books", [(segment.name, *books.values())])
 
-    def _insert(self, table: str, rows: list[tuple[Any, ...]]) -> None:
+    def _hold(self, table: str, rows: list[tuple[Any, ...]], size: int = 0) -> None:
+        """Keeps rows to insert, and inserts once there are many, or many bytes in them."""
+        self.rows[table] += rows
+        self.held_bytes += size
+        if len(self.rows[table]) >= PLAIN_BATCH_ROWS or self.held_bytes >= PLAIN_BATCH_BYTES:
+            self._insert()
+
+    def _insert(self) -> None:
         import pyarrow as pa
 
-        if not rows:
-            return
-        names = self.connection.execute(f"select * from {table} limit 0").to_arrow_table().schema
-        arrays = [
-            pa.array(column, field.type)
-            for column, field in zip(zip(*rows, strict=True), names, strict=True)
-        ]
-        self.connection.register("rows_to_insert", pa.Table.from_arrays(arrays, schema=names))
-        self.connection.execute(f"insert into {table} select * from rows_to_insert")
-        self.connection.unregister("rows_to_insert")
+        for table, rows in self.rows.items():
+            if not rows:
+                continue
+            arrays = {
+                name: pa.array(column, _arrow_type(kind))
+                for (name, kind), column in zip(
+                    _PLAIN_TABLES[table].items(), zip(*rows, strict=True), strict=True
+                )
+            }
+            self.connection.register("rows_to_insert", pa.table(arrays))
+            self.connection.execute(f"insert into {table} select * from rows_to_insert")
+            self.connection.unregister("rows_to_insert")
+            self.rows[table] = []
+        self.held_bytes = 0
 
     def finish(self) -> None:
+        """Creates the views on both readers' results."""
+        self._insert()
         columns = ", ".join(
             f'"{name}"' for name in _COLUMNS if name not in ("segment", "line", "item")
         )
@@ -280,13 +297,42 @@ _DAY = timedelta(days=1)
 _TICKER_FIELDS = [field.name for field in fields(Ticker) if field.name not in ("item", "reason")]
 
 
-def _row(place: tuple[str, int], ticker: Ticker, line: bytes) -> tuple[Any, ...]:
-    values = (getattr(ticker, name) for name in _TICKER_FIELDS)
-    return (*place, ticker.item, *values, ticker.reason, line if ticker.reason else None)
+_FAULTY_LINE = (None,) * (1 + len(_TICKER_FIELDS))
 
 
-def _fault_line() -> tuple[None, ...]:
-    return (None,) * (1 + len(_TICKER_FIELDS))
+def _rows(
+    place: tuple[str, int], tickers: Sequence[Ticker], line: bytes
+) -> tuple[list[tuple[Any, ...]], int]:
+    """The rows of a message's tickers, and the bytes in them.
+
+    Each faulty ticker's row holds the line. Where a long line has so many that this would come to
+    more than `MOST_REPEATED_BYTES`, only the first one's does: a line of a megabyte can hold a
+    hundred thousand faults.
+    """
+    faults = sum(ticker.reason is not None for ticker in tickers)
+    is_repeated = faults * len(line) <= MOST_REPEATED_BYTES
+    rows = []
+    is_held = False
+    for ticker in tickers:
+        is_shown = ticker.reason is not None and (is_repeated or not is_held)
+        is_held = is_held or is_shown
+        values = (getattr(ticker, name) for name in _TICKER_FIELDS)
+        rows.append((*place, ticker.item, *values, ticker.reason, line if is_shown else None))
+    return rows, len(line) * (faults if is_repeated else min(faults, 1))
+
+
+def _arrow_type(kind: str) -> "pa.DataType":
+    import pyarrow as pa
+
+    return {
+        "varchar": pa.string(),
+        "bigint": pa.int64(),
+        "integer": pa.int32(),
+        "boolean": pa.bool_(),
+        "timestamp": pa.timestamp("us"),
+        "blob": pa.large_binary(),
+        _DECIMAL: pa.decimal128(28, 10),
+    }[kind]
 
 
 def _envelope(place: tuple[str, int], message: Message) -> tuple[Any, ...]:

@@ -157,17 +157,20 @@ class Training:
         }
 
     def fit(
-        self, product: str, *, progress: Callable[[str], None] = lambda _: None
+        self,
+        product: str,
+        frame: "pd.DataFrame",
+        *,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> dict[str, Any]:
         """Fits every rung, stores and registers it, and writes the models' record.
 
         The caller has opened the tracking's step.
         """
-        frame = self.frame(product)
         provenance = self.provenance(product, frame)
         policy = provenance["label_policy"]
         train, validation = (frame[frame["role"] == role] for role in ROLES[:2])
-        models = {}
+        models: dict[str, dict[str, Any]] = {}
         for name in LADDER:
             progress(f"{product}: fitting {LADDER[name].title}")
             model = fit(name, train, validation, policy=policy, seed=SEED)
