@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
 PRODUCT = "BTC-USD"
 FIRST_DAY = date(2025, 12, 1)
@@ -85,25 +86,25 @@ def _columns(day: date, ticks: int) -> tuple[list[str], ...]:
     )
 
 
-def _drift(random: "np.random.Generator", ticks: int) -> "np.ndarray":
+def _drift(random: "np.random.Generator", ticks: int) -> "NDArray[np.float64]":
     """A smooth wandering around 0 with a standard deviation of 1: one knot in 5,000 ticks."""
     import numpy as np
 
     knots = np.cumsum(random.standard_normal(ticks // 5_000 + 2))
     drift = np.interp(np.linspace(0, len(knots) - 1, ticks), np.arange(len(knots)), knots)
-    return (drift - drift.mean()) / drift.std()
+    return np.asarray((drift - drift.mean()) / drift.std())
 
 
-def _dollars(cents: "np.ndarray") -> list[str]:
+def _dollars(cents: "NDArray[np.int64]") -> list[str]:
     """Prices as the exchange writes them: no zeros at the end, no point without a digit."""
     import numpy as np
 
     unlike, places = np.unique(cents, return_inverse=True)
     texts = np.array([f"{value / 100:.10g}" for value in unlike.tolist()], dtype=object)
-    return texts[places].tolist()
+    return list(texts[places])
 
 
-def _sizes(random: "np.random.Generator", ticks: int) -> "np.ndarray":
+def _sizes(random: "np.random.Generator", ticks: int) -> "NDArray[np.object_]":
     """Sizes of all magnitudes, some with few digits, drawn from fewer so as to be quick."""
     import numpy as np
 

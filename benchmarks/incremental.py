@@ -23,7 +23,7 @@ def count_features(source: str, lines: int) -> int:
 
 
 def featurize(lines: Iterable[bytes]) -> Iterator[list[tuple[float, ...]]]:
-    """For each tick the features of each window: return, volatility, velocity, spread, imbalance."""
+    """For each tick, by window: return, volatility, velocity, spread, imbalance, ticks."""
     windows = [(seconds, deque[tuple[float, ...]](), [0.0] * 5) for seconds in WINDOWS]
     last_mid = 0.0
     for line in lines:
@@ -37,7 +37,7 @@ def featurize(lines: Iterable[bytes]) -> Iterator[list[tuple[float, ...]]]:
         step, square = abs(mid - last_mid) if last_mid else 0.0, move * move
         last_mid = mid
         tick = (time, mid, move, square, step, spread, imbalance)
-        features = []
+        features: list[tuple[float, ...]] = []
         for seconds, ticks, sums in windows:
             ticks.append(tick)
             moves, squares, steps, spreads, imbalances = sums

@@ -17,7 +17,7 @@ LONG_WINDOWS = (900, 3600)
 SECOND = pl.duration(seconds=1)
 MAX_GAP = 30 * SECOND
 COLUMNS = list(dict.fromkeys(column.name for column in (*FEATURES.columns, *LABELS.columns)))
-SCHEMA = {
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "timestamp": pl.String,
     "product_id": pl.String,
     "price": pl.String,

@@ -41,6 +41,7 @@ kept as (
 sequenced as (
     select
         connection,
+        is_recorded,
         sequence_num,
         time,
         lag(sequence_num) over (partition by connection order by sequence_num, time) as before,
@@ -87,21 +88,21 @@ select
     sequenced.connection as subject,
     sequenced.time_before as "from",
     sequenced.time as "to",
-    (sequenced.sequence_num - sequenced.before - 1)::bigint as missing,
-    not kept.is_all_kept as is_hint
+    sequenced.sequence_num::hugeint - sequenced.before - 1 as missing,
+    not (sequenced.is_recorded and kept.is_all_kept) as is_hint
 from sequenced
 inner join kept on sequenced.connection = kept.connection
-where sequenced.sequence_num > sequenced.before + 1
+where sequenced.sequence_num::hugeint - sequenced.before > 1
 union all
 select
     'trade_id' as kind,
     product_id as subject,
     min(time_before) as "from",
     max(event_time) as "to",
-    sum(trade_id - before - 1)::bigint as missing,
+    sum(trade_id::hugeint - before - 1) as missing,
     true as is_hint
 from trades
-where trade_id > before + 1
+where trade_id::hugeint - before > 1
 group by product_id
 union all
 select
@@ -109,7 +110,7 @@ select
     product_id as subject,
     time_before as "from",
     event_time as "to",
-    null::bigint as missing,
+    null::hugeint as missing,
     false as is_hint
 from spaced
 where event_time - time_before > to_seconds($max_gap_seconds)

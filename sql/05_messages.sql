@@ -163,7 +163,7 @@ typed as (
                 coalesce(bid_size, '0'), coalesce(ask_size, '0'), coalesce(last_size, '0'),
                 coalesce(volume_24h, '0')
             ),
-            '[A-Z][A-Za-z0-9._-]{0,63}'
+            '([A-Z]|\d{1,9}-?[A-DF-Z])[A-Za-z0-9._-]{0,54}'
             || '(\|[12]\d{3}-\d\d-\d\d[T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?Z?){2}'
             || '\|"[A-Za-z0-9_-]{1,64}"\|(buy|sell|BUY|SELL)(\|(0|[1-9]\d{0,17})){3}'
             || '(\|(0|[1-9]\d{0,16})(\.\d{1,30})?){7}'

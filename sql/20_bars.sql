@@ -32,8 +32,7 @@ ticked as (
         max(event_time) filter (where has_sizes) as last_sized_time,
         count(*) as tick_count,
         sum(ask - bid) as spread_sum,
-        sum(round(1e12 * bid_size / (bid_size + ask_size))::hugeint)
-        filter (where has_sizes) as imbalance_sum,
+        sum(round(1e12 * bid_size / nullif(bid_size + ask_size, 0))::bigint) as imbalance_sum,
         count(*) filter (where has_sizes) as imbalance_count,
         sum(last_size) as volume
     from recent

@@ -6,11 +6,10 @@ from typing import Any
 import dagster as dg
 
 from volatility_pipeline.checks.bad_rows import check_days
-from volatility_pipeline.partitions import days
 from volatility_pipeline.resources.warehouse import Warehouse
 
 
-@dg.asset_check(asset="ticks", blocking=True, partitions_def=days())
+@dg.asset_check(asset="ticks", blocking=True)
 def ticks_books_balance(
     context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.AssetCheckResult:
@@ -33,4 +32,4 @@ def ticks_books_balance(
             "ticks_books_unbalanced", {}, {"books": books, "manifest": landed}
         )
 
-    return check_days(context, bad_rows)
+    return check_days(context, warehouse.lake, bad_rows)

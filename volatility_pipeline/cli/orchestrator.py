@@ -142,7 +142,6 @@ def orchestrator(settings: Settings) -> Iterator[Orchestrator]:
 
     # Features of Dagster that are still in beta are used knowingly.
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
-    warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     from volatility_pipeline.definitions import build_defs, resources
 
     home = instance_home(settings)

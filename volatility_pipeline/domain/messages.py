@@ -153,14 +153,27 @@ def screen(line: bytes) -> dict[str, Any] | None:
 
 
 def _are_events(events: object) -> bool:
-    if type(events) is not list:
-        return events is None
-    tickers = [event.get("tickers") if type(event) is dict else event for event in events]
-    return all(
-        item is None
-        or (type(item) is list and all(type(ticker) in (dict, type(None)) for ticker in item))
-        for item in tickers
+    return _is_list_of_objects(events) and all(
+        _is_list_of_objects(event.get("tickers"))
+        for event in events or ()  # type: ignore[attr-defined]
+        if event is not None
     )
+
+
+def _is_list_of_objects(value: object) -> bool:
+    return value is None or (
+        type(value) is list and all(type(item) in (dict, type(None)) for item in value)
+    )
+
+
+def may_repeat_keys(line: bytes, read: dict[str, Any]) -> bool:
+    """Whether `read`, of duplicate keys the last, may lack something that the line says first.
+
+    A key that was lost took its two quotation marks with it.
+    """
+    import orjson
+
+    return b"\\" in line or line.count(b'"') != orjson.dumps(read).count(b'"')
 
 
 def read_day(line: bytes, *, latest: datetime) -> date | None:
@@ -174,7 +187,7 @@ def read_day(line: bytes, *, latest: datetime) -> date | None:
         The day, or None where no time is readable.
     """
     outer = screen(line)
-    if outer is not None and not _may_repeat_keys(line, outer):
+    if outer is not None and not may_repeat_keys(line, outer):
         inner = next(
             (outer[name] for name in ("raw", "payload") if outer.get(name) is not None), None
         )
@@ -185,13 +198,6 @@ def read_day(line: bytes, *, latest: datetime) -> date | None:
                 return day
     time = read_line(line).time
     return None if time is None or time > latest else time.date()
-
-
-def _may_repeat_keys(line: bytes, read: dict[str, Any]) -> bool:
-    """Whether a key of the line may have been lost in reading, with its two quotation marks."""
-    import orjson
-
-    return b"\\" in line or line.count(b'"') != orjson.dumps(read).count(b'"')
 
 
 @lru_cache(maxsize=1024)

@@ -138,7 +138,7 @@ def _plots(evaluation: Evaluation, *, is_simulated: bool) -> dict[str, str]:
     from matplotlib.figure import Figure
 
     drawings = {
-        "comparison": (_draw_comparison, "PR-AUC, 95 % intervals", (8.6, 2.6)),
+        "comparison": (_draw_comparison, "PR-AUC", (8.6, 2.6)),
         "precision_recall": (_draw_precision_recall, "Precision and recall", (4.6, 4.4)),
         "roc": (_draw_roc, "ROC", (4.6, 4.4)),
         "calibration": (_draw_calibration, "Calibration", (4.6, 4.4)),
@@ -170,7 +170,7 @@ def _draw_comparison(axes: Any, evaluation: Evaluation) -> None:
     axes.set_ylim(-0.6, max(len(shown), 1) - 0.4)
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("PR-AUC (average precision), 0 to 1")
+    axes.set_xlabel("PR-AUC (average precision), 0 to 1, with 95 % intervals where they may be shown")
     _mark_base_rate(axes.axvline, evaluation)
     _finish(axes, shown)
 

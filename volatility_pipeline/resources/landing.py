@@ -4,14 +4,15 @@ Every segment is written to a temporary name and renamed; either all of a file's
 none that was not there before.
 """
 
+import contextlib
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any
 
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.messages import read_day
@@ -54,7 +55,8 @@ def import_file(
     """Copies a recording's lines, byte for byte, to the raw folders of their event days.
 
     A line without a readable time stays with the line before it (at the head of the file, with
-    the first line that has one). A torn compressed file is read to its end.
+    the first line that has one). A torn compressed file is read to its end, and the segment of
+    its last line is left as torn as it was, so that the manifest can tell.
 
     Args:
         lake: Where to.
@@ -89,13 +91,17 @@ def import_file(
                 writers.write(day, one + b"\n")
                 landed.lines[day] = landed.lines.get(day, 0) + 1
             head = []
+        if decoded.is_torn and not landed.lines and not head:
+            raise BadInputError(
+                f"{path}: nothing of it decodes; is it really a {path.suffix} file, copied whole?"
+            )
         if head:
             raise BadInputError(
                 f"{path}, line 1: no line of this file has a readable time; is it a recording of "
                 "Coinbase's ticker feed, one JSON message a line?"
             )
-        landed.is_new = writers.commit()
-    landed.is_torn = decoded.is_torn
+        landed.is_torn = decoded.is_torn
+        landed.is_new = writers.commit(torn=day if decoded.is_torn else None)
     return landed
 
 
@@ -123,7 +129,8 @@ class _Writers:
     def __init__(self, lake: Lake, name: str) -> None:
         self.lake = lake
         self.name = name
-        self.open: dict[date, tuple[Path, BufferedWriter, Any]] = {}
+        self.open: dict[date, tuple[Path, BufferedWriter, _Plain]] = {}
+        self.made: list[Path] = []
 
     def __enter__(self) -> "_Writers":
         return self
@@ -131,17 +138,20 @@ class _Writers:
     def write(self, day: date, data: bytes) -> None:
         if day not in self.open:
             folder = self.lake.raw_folder(day)
+            self.made += [one for one in (folder, *folder.parents) if not one.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f".{self.name}.{os.getpid()}.tmp"
             file = path.open("wb")
-            self.open[day] = (path, file, _compressor(self.name, file))
+            self.open[day] = (path, file, _writer(self.name, file))
         self.open[day][2].write(data)
 
-    def commit(self) -> bool:
-        """Renames what is new; whether anything was."""
-        for _, file, compressor in self.open.values():
-            if compressor is not file:
-                compressor.close()
+    def commit(self, torn: date | None = None) -> bool:
+        """Renames what is new; whether anything was. The segment of the day `torn` lacks its end."""
+        for day, (_, file, writer) in self.open.items():
+            if day == torn:
+                writer.cut()
+            else:
+                writer.finish()
             file.close()
         is_new = False
         for path, _, _ in self.open.values():
@@ -153,22 +163,62 @@ class _Writers:
                 is_new = True
         return is_new
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_error: object) -> None:
         for path, file, _ in self.open.values():
             file.close()
             path.unlink(missing_ok=True)
-            if not any(path.parent.iterdir()):
-                path.parent.rmdir()
+        for folder in sorted(self.made, key=lambda one: len(one.parts), reverse=True):
+            with contextlib.suppress(OSError):  # something is in it
+                folder.rmdir()
 
 
-def _compressor(name: str, file: BufferedWriter) -> Any:
-    """What to write through: the same bytes for the same lines, however they are cut."""
-    if name.endswith(".gz"):
-        import gzip
+class _Plain:
+    """Writes as it is. Whatever the way: the same bytes for the same lines, however they are cut."""
 
-        return gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
-    if name.endswith(".zst"):
+    def __init__(self, file: BufferedWriter) -> None:
+        self.write = file.write
+
+    def finish(self) -> None:
+        """Writes what is left, and the end."""
+
+    def cut(self) -> None:
+        """Writes what is left, and no end."""
+
+
+class _Gzip(_Plain):
+    def __init__(self, file: BufferedWriter) -> None:
+        self.file = file
+        self.compressor = zlib.compressobj(wbits=31)  # a header without a name and a time
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        return self.file.write(self.compressor.compress(data))
+
+    def finish(self) -> None:
+        self.file.write(self.compressor.flush())
+
+    def cut(self) -> None:
+        self.file.write(self.compressor.flush(zlib.Z_SYNC_FLUSH))
+
+
+class _Zstandard(_Plain):
+    def __init__(self, file: BufferedWriter) -> None:
         import zstandard
 
-        return zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).stream_writer(file, closefd=False)
-    return file
+        self.file = file
+        self.compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compressobj()
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        return self.file.write(self.compressor.compress(data))
+
+    def finish(self) -> None:
+        self.file.write(self.compressor.flush())
+
+    def cut(self) -> None:
+        import zstandard
+
+        self.file.write(self.compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+
+
+def _writer(name: str, file: BufferedWriter) -> _Plain:
+    kinds = {".gz": _Gzip, ".zst": _Zstandard}
+    return kinds.get(Path(name).suffix, _Plain)(file)

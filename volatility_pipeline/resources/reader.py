@@ -13,7 +13,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volatility_pipeline.domain.messages import Message, Ticker, read_line, screen
+from volatility_pipeline.domain.messages import (
+    Message,
+    Ticker,
+    may_repeat_keys,
+    read_line,
+    screen,
+)
 from volatility_pipeline.resources.segments import Decoded, Segment, stem_and_suffix
 from volatility_pipeline.resources.warehouse import sql_text
 
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+COPIED = ".copied.ndjson"
 PLAIN_BATCH_ROWS = 50_000
 PLAIN_BATCH_BYTES = 64 << 20
 MOST_REPEATED_BYTES = 1 << 20
@@ -94,9 +101,10 @@ def messages(
     with tempfile.TemporaryDirectory(prefix="volatility-raw-") as folder:
         reading = _Reading(connection, day, Path(folder))
         reading.create()
-        doubtful: dict[str, list[int] | None] = {segment.name: None for segment in day.segments}
-        if not is_plain_only:
-            doubtful = reading.read_fast([segment for segment in day.segments if segment.lines])
+        fast = [] if is_plain_only else [segment for segment in day.segments if segment.lines]
+        doubtful = reading.read_fast(fast)
+        if is_plain_only:
+            doubtful = {segment.name: None for segment in day.segments}
         for segment in day.segments:
             if segment.name in doubtful:
                 reading.read_plain(segment, doubtful[segment.name])
@@ -155,33 +163,49 @@ class _Reading:
         return doubtful
 
     def _fast_path(self, number: int, segment: Segment) -> Path:
-        """A link to the segment, or a copy in which each line that may mislead is an empty object.
+        """A link to the segment, or a copy without the lines that the fast reader may misread.
 
         The link's name is ours: in a segment's own, or its folder's, DuckDB may see a pattern.
         """
         path = self.day.folder / segment.name
-        if segment.is_plain:
-            link = self.folder / f"{number}{stem_and_suffix(path)[1]}"
-            link.symlink_to(path.absolute())
-            return link
-        copy = self.folder / f"{number}.ndjson"
+        if not segment.is_plain:
+            return self._copy(number, segment)
+        link = self.folder / f"{number}{stem_and_suffix(path)[1]}"
+        link.symlink_to(path.absolute())
+        return link
+
+    def _copy(self, number: int, segment: Segment) -> Path:
+        """A copy in which each line that the fast reader may misread or fail at is an empty object.
+
+        DuckDB fails at a known key that a line repeats, and lets NaN and trailing commas pass.
+        """
+        copy = self.folder / f"{number}{COPIED}"
         with copy.open("wb") as file:
-            for line in Decoded(path).lines():
-                file.write((line if screen(line) is not None else b"{}") + b"\n")
+            for line in Decoded(self.day.folder / segment.name).lines():
+                read = screen(line)
+                is_fit = read is not None and not may_repeat_keys(line, read)
+                file.write((line if is_fit else b"{}") + b"\n")
         return copy
 
     def _try(self, segments: list[Segment], paths: dict[str, Path]) -> list[Segment]:
         """The segments that read without an error and with every line; they are left in `lines`.
 
-        Where an error hides which segment it is, the halves are tried alone.
+        Where an error hides which segment it is, the halves are tried alone, and in the end a
+        copy of the one that it is.
         """
         import duckdb
 
         try:
             self._create_lines([paths[segment.name] for segment in segments])
-        except duckdb.Error:
-            if len(segments) <= 1:
-                return []
+        except (duckdb.InvalidInputException, duckdb.IOException):
+            if not segments:
+                raise
+            if len(segments) == 1:
+                path = paths[segments[0].name]
+                if path.name.endswith(COPIED):
+                    return []
+                paths[segments[0].name] = self._copy(int(path.name.split(".")[0]), segments[0])
+                return self._try(segments, paths)
             half = len(segments) // 2
             return self._try(segments[:half], paths) + self._try(segments[half:], paths)
         sql = "select filename, count(*) from lines group by filename"

@@ -15,6 +15,7 @@ from volatility_pipeline.domain.messages import screen
 
 BLOCK = 1 << 20
 SUFFIXES = (".ndjson", ".ndjson.gz", ".ndjson.zst")
+LONGEST_STEM = 180  # bytes of the 255 that a file name may have
 
 
 class Decoded:
@@ -36,26 +37,52 @@ class Decoded:
         """All that decodes, of any number of members or frames; a tear ends it, not an error."""
         import zstandard
 
-        is_gzip = self.path.suffix == ".gz"
         decoder: Any = None
+        offset = start = given = 0
         for block in blocks:
             rest = block
+            offset += len(block)
             while rest:
                 if decoder is None:
-                    decoder = (
-                        zlib.decompressobj(wbits=31)
-                        if is_gzip
-                        else zstandard.ZstdDecompressor().decompressobj()
-                    )
+                    decoder = self._decoder()
+                    start, given = offset - len(rest), 0
                 try:
-                    yield decoder.decompress(rest)
+                    decoded = decoder.decompress(rest)
                 except (zlib.error, zstandard.ZstdError):
                     self.is_torn = True
+                    yield from self._salvage(start, given)
                     return
+                yield decoded
+                given += len(decoded)
                 rest = decoder.unused_data if decoder.eof else b""
                 if decoder.eof:
                     decoder = None
         self.is_torn = decoder is not None
+
+    def _decoder(self) -> Any:
+        import zstandard
+
+        if self.path.suffix == ".gz":
+            return zlib.decompressobj(wbits=31)
+        return zstandard.ZstdDecompressor().decompressobj()
+
+    def _salvage(self, start: int, given: int) -> Iterator[bytes]:
+        """What a broken member or frame holds beyond the bytes given, fed a byte at a time.
+
+        A decoder that fails keeps what it had decoded of the same piece to itself.
+        """
+        import zstandard
+
+        decoder = self._decoder()
+        with self.path.open("rb") as file:
+            file.seek(start)
+            try:
+                for byte in iter(lambda: file.read(1), b""):
+                    decoded = decoder.decompress(byte)
+                    yield decoded[given:]
+                    given = max(given - len(decoded), 0)
+            except (zlib.error, zstandard.ZstdError):
+                return
 
     def lines(self) -> Iterator[bytes]:
         """The lines without their LF; the last may lack one."""
@@ -122,12 +149,16 @@ def segment_name(stem: str, source_sha256: str, suffix: str) -> str:
 
 
 def stem_and_suffix(path: Path) -> tuple[str, str]:
-    """`btc.ndjson.zst` is (`btc`, `.ndjson.zst`); another ending counts as `.ndjson`."""
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix), suffix
+    """`btc.ndjson.zst` is (`btc`, `.ndjson.zst`); another ending counts as `.ndjson`.
+
+    The stem makes a file name that is not hidden, is UTF-8, and leaves room for what is added.
+    """
+    name = path.name.lstrip(".")
     compression = path.suffix if path.suffix in (".gz", ".zst") else ""
-    return path.name.split(".")[0] or "recording", f".ndjson{compression}"
+    suffix = next((one for one in reversed(SUFFIXES) if path.name.endswith(one)), None)
+    stem = name.split(".")[0] if suffix is None else path.name.removesuffix(suffix).lstrip(".")
+    stem = os.fsencode(stem)[:LONGEST_STEM].decode(errors="ignore")
+    return stem or "recording", suffix or f".ndjson{compression}"
 
 
 def commit(temporary: Path, final: Path) -> None:

@@ -1,0 +1,187 @@
+"""`volatility run` from nothing to an evaluated model, and on the real recordings."""
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from volatility_pipeline.domain.errors import BadInputError
+from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS
+from volatility_pipeline.domain.simulation import Market
+from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.resources.landing import land_simulation
+from volatility_pipeline.resources.tracking import StoredModel, Tracking
+from volatility_pipeline_tests.command_line import Answer, volatility
+
+HOURS = 8
+
+
+def tracking(root: Path) -> Tracking:
+    return Tracking(
+        f"sqlite:///{root / 'mlflow' / 'mlflow.db'}", str(root / "mlflow" / "artifacts")
+    )
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Answer]:
+    """A data root with eight simulated hours of one product, run to the end."""
+    root = tmp_path_factory.mktemp("ran")
+    market = Market(("BTC-USD",), datetime(2026, 3, 1, tzinfo=UTC), HOURS, seed=1)
+    land_simulation(Lake(root), market)
+    return root, volatility("run", data=root)
+
+
+def test_run_prints_table_report_and_what_is_next(ran: tuple[Path, Answer]) -> None:
+    root, answer = ran
+    assert answer.code == 0, answer.errors
+    assert "BTC-USD: INSUFFICIENT: " in answer.out
+    for rung in LADDER.values():
+        assert f"  {rung.title} " in answer.out
+    assert f"Report: {root / 'evaluation' / 'product=BTC-USD' / 'report.html'}" in answer.out
+    assert "Next: open the report" in answer.out
+
+
+def test_report_stands_alone_and_says_insufficient_and_simulated_first(
+    ran: tuple[Path, Answer],
+) -> None:
+    page = (ran[0] / "evaluation" / "product=BTC-USD" / "report.html").read_text()
+    body = re.sub(r"<[^>]+>", " ", page[page.index("<body") :]).strip()
+    assert body.startswith("INSUFFICIENT: ")
+    assert "SIMULATED DATA" in body[:400]
+    assert not re.search(r"""(src|href)=["'](https?:)?//""", page)
+
+
+def test_run_again_trains_nothing(ran: tuple[Path, Answer]) -> None:
+    root, _ = ran
+    before = (root / "models" / "product=BTC-USD.json").read_bytes()
+    answer = volatility("run", data=root)
+    assert answer.code == 0, answer.errors
+    assert "Nothing has changed since the last build." in answer.out
+    assert "BTC-USD: splits, models and evaluation are current." in answer.out
+    assert (root / "models" / "product=BTC-USD.json").read_bytes() == before
+
+
+def test_splits_are_in_order_apart_and_in_the_feature_store(ran: tuple[Path, Answer]) -> None:
+    sql = (
+        "select role, count(*) as rows, epoch(min(ts))::bigint as first, "
+        "epoch(max(ts))::bigint as last from splits group by role order by first"
+    )
+    found = volatility("query", sql, "--json", data=ran[0]).out.splitlines()
+    train, validation, test = (json.loads(row) for row in found)
+    assert [row["role"] for row in (train, validation, test)] == ["train", "validation", "test"]
+    # The last 60 s before a cut are purged, the first 300 s after it embargoed.
+    assert validation["first"] - train["last"] >= 360
+    assert test["first"] - validation["last"] >= 360
+    assert train["rows"] > 2_000
+
+
+def test_each_model_has_a_run_of_its_own_under_the_step_s_run(ran: tuple[Path, Answer]) -> None:
+    root, _ = ran
+    client = mlflow.MlflowClient(tracking_uri=tracking(root).uri)
+    runs = client.search_runs([client.get_experiment_by_name("volatility").experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    children = {run.data.tags["model"]: run for run in runs if "model" in run.data.tags}
+    (parent,) = [run for run in runs if "model" not in run.data.tags]
+    assert set(children) == set(LADDER)
+    for name, run in children.items():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        provenance = json.loads(run.data.tags["provenance"])
+        assert provenance["source"] == run.data.tags["source"] == "simulated"
+        assert provenance["label_policy"] == "trailing"
+        assert provenance["label_horizon_seconds"] == 60
+        assert provenance["data_fingerprint"] == Lake(root).content("splits", "BTC-USD")
+        assert set(provenance["sql_hashes"]) >= {"ticks", "bars", "features", "labels", "splits"}
+        assert provenance["libraries"]["scikit-learn"]
+        assert run.data.params["rung"] == name
+        assert 0 <= run.data.metrics["test_average_precision"] <= 1
+    versions = client.search_model_versions("name = 'volatility-BTC-USD'")
+    assert {version.tags["model"] for version in versions} == set(LADDER)
+
+
+def test_stored_model_has_a_signature_an_example_and_no_pickle(ran: tuple[Path, Answer]) -> None:
+    root, _ = ran
+    models = Lake(root).record("models", "BTC-USD")["models"]
+    assert list(models) == list(LADDER)
+    for entry in models.values():
+        info = mlflow.models.get_model_info(entry["stored"]["uri"])
+        assert info.signature.inputs.input_names() == list(MODEL_INPUTS)
+        assert info.saved_input_example_info is not None
+        assert info.flavors["sklearn"]["serialization_format"] == "skops"
+    suffixes = {path.suffix for path in (root / "mlflow" / "artifacts").rglob("*")}
+    assert not suffixes & {".pkl", ".pickle", ".joblib"}
+
+
+def test_tampered_model_is_refused_before_it_is_opened(
+    ran: tuple[Path, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _ = ran
+    entry = Lake(root).record("models", "BTC-USD")["models"]["har_logistic"]
+    stored = StoredModel(**entry["stored"])
+    archive = next((root / "mlflow").rglob(f"{stored.uri.removeprefix('models:/')}/**/model.skops"))
+    sound = archive.read_bytes()
+    middle = len(sound) // 2
+    with monkeypatch.context() as patched:
+        patched.setattr("skops.io.loads", lambda *_, **__: pytest.fail("it was opened"))
+        try:
+            archive.write_bytes(sound[:middle] + bytes([sound[middle] ^ 1]) + sound[middle + 1 :])
+            with pytest.raises(BadInputError, match="not the model that was recorded"):
+                tracking(root).fetch(stored)
+        finally:
+            archive.write_bytes(sound)
+    assert tracking(root).fetch(stored) is not None
+
+
+def test_step_refuses_to_nest_under_an_mlflow_run_that_is_still_active(tmp_path: Path) -> None:
+    store = tracking(tmp_path)
+    with (
+        store.step(FakeContext(), "outer", {}),
+        pytest.raises(RuntimeError, match="still active"),
+        store.step(FakeContext(), "inner", {}),
+    ):
+        pass
+    assert mlflow.active_run() is None
+
+
+def test_step_that_fails_ends_its_mlflow_run_as_failed(tmp_path: Path) -> None:
+    store = tracking(tmp_path)
+    with pytest.raises(ZeroDivisionError), store.step(FakeContext(), "fails", {"product": "X"}):
+        raise ZeroDivisionError
+    client = mlflow.MlflowClient(tracking_uri=store.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("volatility").experiment_id])
+    assert run.info.status == "FAILED"
+    assert run.data.tags["dagster_run_id"] == FakeContext.run.run_id
+
+
+class FakeContext:
+    """As much of a Dagster step as the tracking reads."""
+
+    import logging
+
+    log = logging.getLogger("test")
+
+    class run:  # noqa: N801
+        run_id = "11111111-2222-3333-4444-555555555555"
+
+
+def test_real_recordings_go_through_and_are_stamped_insufficient(
+    recordings: Path, tmp_path: Path
+) -> None:
+    files = sorted(recordings.glob("*.ndjson"))
+    imported = volatility("import", *files, data=tmp_path)
+    assert imported.code == 0, imported.errors
+    answer = volatility("run", "--threshold-policy", "training", data=tmp_path)
+    assert answer.code == 0, answer.errors
+    assert "43,446 ticks, 0 quarantine" in answer.out
+    for product in ("BTC-USD", "ETH-USD"):
+        assert f"{product}: INSUFFICIENT: train has" in answer.out
+        report = tmp_path / "evaluation" / f"product={product}" / "report.html"
+        assert "SIMULATED" not in report.read_text()
+        evaluation = json.loads(report.with_name("evaluation.json").read_text())
+        assert len(evaluation["insufficient"]) == 3
+        assert not any(model["is_better"] for model in evaluation["models"])
+        assert all(
+            model["average_precision"]["low"] is None for model in evaluation["models"]
+        )  # too few blocks for an interval
