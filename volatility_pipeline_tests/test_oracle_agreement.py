@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from volatility_pipeline.domain.schemas import BARS, FEATURES, LABELS
@@ -24,7 +24,17 @@ from volatility_pipeline.resources.warehouse import Warehouse
 from volatility_pipeline_tests import oracle
 from volatility_pipeline_tests.oracle import Tick
 from volatility_pipeline_tests.strategies import tick_lists
-from volatility_pipeline_tests.tick_lake import DAY, Row, Ticks, at, build, rows, tick, walk, write_ticks
+from volatility_pipeline_tests.tick_lake import (
+    DAY,
+    Row,
+    Ticks,
+    at,
+    build,
+    rows,
+    tick,
+    walk,
+    write_ticks,
+)
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-14
 SLOW = settings(
@@ -98,7 +108,92 @@ def printed_ticks(draw: st.DrawFn, *, max_span_seconds: int) -> Ticks:
     return Ticks(draw(tick_lists(max_span_seconds=max_span_seconds)))
 
 
-@settings(SLOW, max_examples=25)
-@given(printed_ticks(max_span_seconds=1000), st.sampled_from((30, 30, 30, 60, 1)))
-def test_made_up_ticks_give_what_the_oracle_gives(ticks: list[Tick], max_gap_seconds: int) -> None:
+@settings(SLOW, max_examples=16)
+@given(printed_ticks(max_span_seconds=900), st.sampled_from((30, 30, 60, 1)))
+def test_made_up_ticks_give_what_the_oracle_gives(ticks: Ticks, max_gap_seconds: int) -> None:
     assert_built_agreement(ticks, max_gap_seconds)
+
+
+@settings(SLOW, max_examples=4)
+@given(printed_ticks(max_span_seconds=900), st.integers(0, 2**16), st.integers(-600, 600))
+def test_two_products_beside_each_other_give_what_each_gives_alone(
+    ticks: Ticks, seed: int, shift: int
+) -> None:
+    start = oracle.second_of(ticks[0].event_time) + timedelta(seconds=shift)
+    other = walk(start, 400, seed=seed, step=3, product_id="ETH-USD")
+    assert_built_agreement([*ticks, *other])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_market_through_midnight_gives_a_threshold_after_an_hour(seed: int) -> None:
+    ticks = walk("2026-04-04 22:55:17.3", 4000, seed=seed, step=5)
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake(Path(folder))
+        assert write_ticks(lake, ticks) == [date(2026, 4, 4), date(2026, 4, 5)]
+        build(Warehouse(lake, threads=1))
+        assert_agreement(lake, ticks)
+        known = [ts for (_, ts), row in rows(lake, "labels").items() if row["trailing_threshold"]]
+    # The first row at a whole minute is that of 23:01, the sixtieth that of midnight.
+    assert min(known) == at("2026-04-05 00:00:00")
+
+
+def test_a_threshold_forgets_what_is_older_than_a_day() -> None:
+    ticks = [
+        one
+        for piece in range(40)
+        for one in walk(
+            at("2026-04-04 03:00") + piece * timedelta(minutes=42), 420, seed=piece, step=7
+        )
+    ]
+    counted = assert_built_agreement(ticks)
+    assert counted["labels"] == counted["features"] > 4000
+
+
+@pytest.mark.parametrize("max_gap_seconds", [1, 30, 60])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_ticks_the_gap_apart_give_what_the_oracle_gives(max_gap_seconds: int, more: int) -> None:
+    gap = timedelta(seconds=max_gap_seconds, microseconds=more)
+    start = at("2026-04-04 23:57:59.999999")
+    before = [
+        tick(start + number * min(gap, 5 * oracle.SECOND), str(99 + number % 3), sequence=number)
+        for number in range(320 if max_gap_seconds == 1 else 70)
+    ]
+    after = [
+        tick(before[-1].event_time + gap + number * oracle.SECOND, str(98 + number % 2))
+        for number in range(330)
+    ]
+    assert_built_agreement([*before, *after], max_gap_seconds)
+
+
+def test_the_real_recordings_give_what_the_oracle_gives(recordings: Path, tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    for path in sorted(recordings.glob("*.ndjson")):
+        import_file(lake, path, date(2025, 1, 1))
+    warehouse = Warehouse(lake, threads=1)
+    ingest = Ingest(lake, warehouse)
+    for day in lake.raw_days():
+        ingest.write_manifest(day)
+        ingest.build_ticks(day)
+    build(warehouse)
+    ticks = [stored for path in lake.files("ticks") for stored in _stored_ticks(path)]
+    assert len(ticks) > 40_000
+    counted = assert_agreement(lake, ticks)
+    assert counted["labels"] == counted["features"] > 14_000
+    future = [row["future_volatility_60s"] for row in rows(lake, "labels").values()]
+    assert sum(value is not None for value in future) > 13_000
+
+
+def _stored_ticks(path: Path) -> list[Tick]:
+    """The ticks of a partition, with the decimals that their doubles were written as."""
+
+    def exact(value: float | None) -> Decimal | None:
+        return None if value is None else Decimal(repr(value))
+
+    decimals = ("best_bid", "best_ask", "bid_size", "ask_size", "last_size")
+    return [
+        Tick(
+            **{name: exact(row[name]) for name in decimals},
+            **{name: row[name] for name in Tick.__annotations__ if name not in decimals},
+        )
+        for row in pq.ParquetFile(path).read().to_pylist()
+    ]

@@ -124,12 +124,12 @@ def write_rows(lake: Lake, stage: str, day: date, rows: Sequence[Row]) -> None:
     """Writes a partition of rows as they are; none empties it. Missing columns become null."""
     table = TABLES[stage]
     columns = {
-        column.name: pa.array(
-            [row.get(column.name) for row in rows], ARROW_TYPES.get(column.type)
-        )
+        column.name: pa.array([row.get(column.name) for row in rows], ARROW_TYPES.get(column.type))
         for column in table.columns
     }
-    select = ", ".join(f'"{column.name}"::{column.type} as "{column.name}"' for column in table.columns)
+    select = ", ".join(
+        f'"{column.name}"::{column.type} as "{column.name}"' for column in table.columns
+    )
 
     def write(path: Path) -> int:
         if not rows:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -163,7 +162,10 @@ def instance_home(settings: Settings) -> Path:
     """DAGSTER_HOME under the data root, with the project's instance configuration in it."""
     home = settings.data / "dagster"
     home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(INSTANCE_CONFIG, home / INSTANCE_CONFIG.name)
+    config = INSTANCE_CONFIG.read_text()
+    placed = home / INSTANCE_CONFIG.name
+    if not placed.exists() or placed.read_text() != config:
+        placed.write_text(config)
     return home
 
 

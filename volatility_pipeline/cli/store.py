@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from volatility_pipeline.cli.console import OUT, DataOption, load_settings
 from volatility_pipeline.domain.errors import BadInputError
@@ -48,7 +48,7 @@ def query(
         writer.writerow(names)
         writer.writerows(rows)
     else:
-        table = Table(*names)
+        table = Table(*(Column(name, overflow="fold") for name in names))
         for row in rows[:SHOWN_ROWS]:
             table.add_row(*(_shown(value) for value in row))
         OUT.print(table)
