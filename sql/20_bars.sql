@@ -4,6 +4,7 @@
 -- Reads: ticks in [$start - 2 h, $end). More than $max_gap_seconds between two consecutive ticks
 -- ends a run: nothing is carried across it. Two hours of look-back tell a run's length up to the
 -- 3601 bars that the longest window needs.
+-- Prices and sizes have ten decimals and lie below 1e18, whose nearest doubles may round up to it.
 with recent as (
     select
         product_id,
@@ -13,12 +14,12 @@ with recent as (
         line,
         item,
         date_trunc('second', event_time) as tick_second,
-        best_bid::decimal(28, 10) as bid,
-        best_ask::decimal(28, 10) as ask,
+        best_bid::decimal(30, 10) as bid,
+        best_ask::decimal(30, 10) as ask,
         bid_size,
         ask_size,
         coalesce(bid_size + ask_size > 0, false) as has_sizes,
-        last_size::decimal(28, 10) as last_size
+        last_size::decimal(30, 10) as last_size
     from ticks
     where event_time >= $start - interval 2 hours and event_time < $end
 ),

@@ -6,6 +6,7 @@
 -- running sum minus its lag: x is the log return in units of 1e-15, a step is twice the move of
 -- the mid in units of 1e-10. The sample standard deviation of W returns is
 -- sqrt((W * sum(x^2) - sum(x)^2) / (W * (W - 1))); doubles take over where 128 bits do not hold it.
+-- A move by more than e^43 in a second counts as that: 128 bits hold the squares of a day of them.
 with recent as (
     select
         *,
@@ -20,11 +21,13 @@ moved as (
     select
         *,
         case
-            when continuous_seconds > 1 then round(1e15 * ln(mid / previous_mid)) else 0
+            when continuous_seconds > 1 and previous_mid is not null
+                then greatest(least(round(1e15 * ln(mid / previous_mid)), 4.3e16), -4.3e16)
+            else 0
         end::hugeint as x,
         case
-            when continuous_seconds > 1
-                then abs((2 * mid)::decimal(28, 10) - (2 * previous_mid)::decimal(28, 10))
+            when continuous_seconds > 1 and previous_mid is not null
+                then abs((2 * mid)::decimal(30, 10) - (2 * previous_mid)::decimal(30, 10))
             else 0
         end as step
     from recent
@@ -44,7 +47,7 @@ summed as (
         sum(step) over up_to_now as steps,
         sum(tick_count) over up_to_now as ticks,
         sum(spread_sum) over up_to_now as spreads,
-        sum(imbalance_sum) over up_to_now as imbalances,
+        sum(imbalance_sum::hugeint) over up_to_now as imbalances,
         sum(imbalance_count) over up_to_now as imbalance_counts,
         sum(coalesce(volume, 0)) over up_to_now as volumes,
         count(volume) over up_to_now as volume_counts
@@ -101,7 +104,7 @@ select
     (sqrt(
         coalesce(
             try(30 * xx_30s - x_30s * x_30s)::double,
-            greatest(30 * xx_30s::double - x_30s::double * x_30s::double, 0)
+            abs(30 * xx_30s::double - x_30s::double * x_30s::double)
         ) / (30 * 29)
     ) / 1e15)::double as realized_volatility_30s,
     (steps_30s / 60)::double as price_velocity_30s,
@@ -114,7 +117,7 @@ select
     (sqrt(
         coalesce(
             try(60 * xx_60s - x_60s * x_60s)::double,
-            greatest(60 * xx_60s::double - x_60s::double * x_60s::double, 0)
+            abs(60 * xx_60s::double - x_60s::double * x_60s::double)
         ) / (60 * 59)
     ) / 1e15)::double as realized_volatility_60s,
     (steps_60s / 120)::double as price_velocity_60s,
@@ -127,7 +130,7 @@ select
     (sqrt(
         coalesce(
             try(300 * xx_300s - x_300s * x_300s)::double,
-            greatest(300 * xx_300s::double - x_300s::double * x_300s::double, 0)
+            abs(300 * xx_300s::double - x_300s::double * x_300s::double)
         ) / (300 * 299)
     ) / 1e15)::double as realized_volatility_300s,
     (steps_300s / 600)::double as price_velocity_300s,
@@ -140,20 +143,20 @@ select
     (case
         when continuous_seconds > 900
             then sqrt(
-                    coalesce(
-                        try(900 * xx_900s - x_900s * x_900s)::double,
-                        greatest(900 * xx_900s::double - x_900s::double * x_900s::double, 0)
-                    ) / (900 * 899)
-                ) / 1e15
+                coalesce(
+                    try(900 * xx_900s - x_900s * x_900s)::double,
+                    abs(900 * xx_900s::double - x_900s::double * x_900s::double)
+                ) / (900 * 899)
+            ) / 1e15
     end)::double as realized_volatility_900s,
     (case
         when continuous_seconds > 3600
             then sqrt(
-                    coalesce(
-                        try(3600 * xx_3600s - x_3600s * x_3600s)::double,
-                        greatest(3600 * xx_3600s::double - x_3600s::double * x_3600s::double, 0)
-                    ) / (3600 * 3599)
-                ) / 1e15
+                coalesce(
+                    try(3600 * xx_3600s - x_3600s * x_3600s)::double,
+                    abs(3600 * xx_3600s::double - x_3600s::double * x_3600s::double)
+                ) / (3600 * 3599)
+            ) / 1e15
     end)::double as realized_volatility_3600s,
     (1e4 * spread / mid)::double as spread_bps,
     (1e4 * (microprice / mid - 1))::double as microprice_gap_bps,
@@ -161,5 +164,5 @@ select
     sin(2 * pi() * epoch(ts - date_trunc('day', ts)) / 86400)::double as time_of_day_sin,
     cos(2 * pi() * epoch(ts - date_trunc('day', ts)) / 86400)::double as time_of_day_cos
 from windowed
-where ts >= $start and ts < $end and continuous_seconds > 300
+where ts >= $start and ts < $end and continuous_seconds > 300 and mid_300s is not null
 order by product_id, ts

@@ -33,8 +33,10 @@ moved as (
             false
         ) as is_followed,
         case
-            when near.continuous_seconds > 1
-                then round(1e15 * ln(near.mid / near.previous_mid))
+            when near.continuous_seconds > 1 and near.previous_mid is not null
+                then greatest(
+                    least(round(1e15 * ln(near.mid / near.previous_mid)), 4.3e16), -4.3e16
+                )
             else 0
         end::hugeint as x
     from near
@@ -72,7 +74,7 @@ future as (
         sqrt(
             coalesce(
                 try(60 * xx_60s - x_60s * x_60s)::double,
-                greatest(60 * xx_60s::double - x_60s::double * x_60s::double, 0)
+                abs(60 * xx_60s::double - x_60s::double * x_60s::double)
             ) / (60 * 59)
         ) / 1e15 as future_volatility_60s
     from windowed

@@ -1,1 +1,1 @@
-"""Will this market be unusually volatile in the next 60 seconds? An honest pipeline that answers."""
+"""Will this market be unusually volatile in the next 60 seconds? A pipeline that answers."""

@@ -1,0 +1,1 @@
+"""The tests; `oracle.py` says independently what the tables must hold."""

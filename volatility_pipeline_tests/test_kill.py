@@ -61,7 +61,8 @@ def test_killed_build_leaves_whole_partitions_and_the_next_build_completes(tmp_p
     assert hashes(root) == expected
     with duckdb.connect(str(root / "feature_store.duckdb"), read_only=True) as store:
         rows = store.execute("select count(*) from labels").fetchone()
-    assert rows == (sum(Lake(root).record("labels", day)["rows"] for day in Lake(root).days("labels")),)
+    lake = Lake(root)
+    assert rows == (sum(lake.record("labels", day)["rows"] for day in lake.days("labels")),)
 
 
 def wait_for_work(process: subprocess.Popen[bytes], root: Path) -> None:

@@ -25,7 +25,6 @@ from volatility_pipeline_tests import oracle
 from volatility_pipeline_tests.oracle import Tick
 from volatility_pipeline_tests.strategies import tick_lists
 from volatility_pipeline_tests.tick_lake import (
-    DAY,
     Row,
     Ticks,
     at,

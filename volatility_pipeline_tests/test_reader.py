@@ -2,9 +2,7 @@
 
 import gzip
 import json
-import os
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -14,7 +12,7 @@ from typing import Any
 import duckdb
 import pytest
 import zstandard
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from volatility_pipeline.domain.messages import read_line
@@ -22,13 +20,13 @@ from volatility_pipeline.resources import reader
 from volatility_pipeline.resources.reader import Day, messages
 from volatility_pipeline.resources.segments import Decoded, Segment, describe
 from volatility_pipeline.resources.warehouse import connect
-from volatility_pipeline_tests.captured_lines import line_of, lines_of
+from volatility_pipeline_tests.captured_lines import RUBBISH, line_of, lines_of
 
 START = datetime(2026, 4, 4)  # noqa: DTZ001  UTC without a zone, as everywhere
 LATEST = datetime(2026, 4, 8)  # noqa: DTZ001
 RELATIONS = ("messages", "envelopes", "quarantine", "gap_lines", "line_books")
-SOUND = {"product_id": "BTC-USD", "price": "2", "best_bid": "1", "best_ask": "3"}
-TIME = {"time": "2026-04-04T12:00:00Z"}
+FLAT = {"timestamp": "2026-04-04T12:00:00Z", "product_id": "BTC-USD", "price": "2"}
+FLAT |= {"best_bid": "1", "best_ask": "3"}
 
 Rows = list[tuple[Any, ...]]
 
@@ -39,13 +37,25 @@ def connection() -> Iterator[duckdb.DuckDBPyConnection]:
         yield opened
 
 
+def write(folder: Path, **segments: list[bytes]) -> Day:
+    """A day of plain segments, named `<name>.ndjson`, of these lines."""
+    for name, lines in segments.items():
+        (folder / f"{name}.ndjson").write_bytes(b"".join(line + b"\n" for line in lines))
+    return day_of(folder)
+
+
 def day_of(folder: Path) -> Day:
     """A day of all the files in a folder."""
     return Day(folder, [describe(path) for path in sorted(folder.iterdir())], START, LATEST)
 
 
+def flat(**changed: Any) -> bytes:
+    """A sound flat line, with some fields changed."""
+    return json.dumps({**FLAT, **changed}).encode()
+
+
 def read(connection: Any, day: Day, *, is_plain_only: bool = False) -> dict[str, Rows]:
-    """Every relation that a reading of the day makes, whole, in order."""
+    """Every relation that a reading of the day makes, whole, in a fixed order."""
     with messages(connection, day, is_plain_only=is_plain_only):
         return {
             name: sorted(connection.execute(f"select * from {name}").fetchall(), key=repr)
@@ -54,14 +64,24 @@ def read(connection: Any, day: Day, *, is_plain_only: bool = False) -> dict[str,
 
 
 def vouched(connection: Any) -> dict[str | None, int]:
-    """Of the last reading, the lines by what the fast reader said of them."""
+    """Of the last reading that was not plain only, the lines by what the fast reader said."""
     sql = "select kind, count(*) from lines group by kind"
     return dict(connection.execute(sql).fetchall())
 
 
-def expected(lines: dict[str, list[bytes]]) -> dict[str, Rows]:
-    """Books, quarantine and places of the messages, straight from `read_line`."""
-    places: Rows = []
+def read_both(connection: Any, day: Day) -> dict[str, Rows]:
+    """What both readers say of a day, which must be the same."""
+    plain = read(connection, day, is_plain_only=True)
+    fast = read(connection, day)
+    empty = [(segment.name, 0, 0, 0) for segment in day.segments if not segment.lines]
+    fast["line_books"] = sorted(fast["line_books"] + empty, key=repr)  # read by nobody
+    assert fast == plain
+    return fast
+
+
+def said_of(lines: dict[str, list[bytes]]) -> tuple[Rows, Rows, Rows]:
+    """Places of the messages, quarantine and books, straight from `read_line`."""
+    sound: Rows = []
     faults: Rows = []
     books: Rows = []
     for segment, found in lines.items():
@@ -76,79 +96,432 @@ def expected(lines: dict[str, list[bytes]]) -> dict[str, Rows]:
             for ticker in said.tickers:
                 place = (segment, number, ticker.item)
                 if ticker.reason is None:
-                    places.append((*place, ticker.product_id, ticker.event_time, ticker.price))
+                    sound.append((*place, ticker.product_id, ticker.event_time))
                 else:
                     faults.append((*place, ticker.reason, line))
-        if found:
-            books.append((segment, *counts.values()))
-    return {name: sorted(rows, key=repr) for name, rows in
-            {"places": places, "quarantine": faults, "books": books}.items()}
-
-
-def assert_both_agree(connection: Any, day: Day) -> dict[str, Rows]:
-    fast = read(connection, day)
-    said = vouched(connection)
-    plain = read(connection, day, is_plain_only=True)
-    plain["line_books"] = [row for row in plain["line_books"] if any(row[1:]) or row in fast["line_books"]]
-    assert fast == plain
-    assert sum(said.values()) <= sum(segment.lines for segment in day.segments)
-    return fast
+        books.append((segment, *counts.values()))
+    return sound, sorted(faults, key=repr), sorted(books, key=repr)
 
 
 # --- drawn segments
 
 
-ENCODINGS = ("plain", "plain", "plain", "gz", "zst", "gz in members", "zst in frames")
+def gzipped(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)
 
 
-def encoded(rng: Random, data: bytes) -> tuple[str, bytes]:
-    """A suffix and the data as a file of it holds it."""
-    kind = rng.choice(ENCODINGS)
-    cut = rng.randrange(len(data) + 1)
-    if kind == "plain":
-        return ".ndjson", data
-    if kind.startswith("gz"):
-        parts = (data[:cut], data[cut:]) if "members" in kind else (data,)
-        return ".ndjson.gz", b"".join(gzip.compress(part, mtime=0) for part in parts)
-    parts = (data[:cut], data[cut:]) if "frames" in kind else (data,)
-    return ".ndjson.zst", b"".join(zstandard.compress(part) for part in parts)
+def encode(rng: Random, data: bytes) -> tuple[str, bytes]:
+    """An ending of a segment's name, and the data as such a file holds it, in one part or two."""
+    ending, compress = rng.choice(
+        (
+            (".ndjson", bytes),
+            (".ndjson", bytes),
+            (".ndjson.gz", gzipped),
+            (".ndjson.zst", zstandard.compress),
+        )
+    )
+    at = rng.choice((len(data), rng.randrange(len(data) + 1)))
+    parts = [compress(part) for part in (data[:at], data[at:]) if part]
+    return ending, b"".join(parts or [compress(b"")])
 
 
-def torn(rng: Random, data: bytes) -> bytes:
-    """The file cut off, or with a byte changed, or with zeros for its end."""
+def tear(rng: Random, data: bytes) -> bytes:
+    """The file cut off, or with a byte changed, or with zeros or rubbish for its end."""
     at = rng.randrange(len(data) + 1)
-    ways = (data[:at], data[:at] + b"\xa5" + data[at + 1 :], data[:at] + bytes(len(data) - at))
-    return rng.choice(ways)
+    changed = data[:at] + b"\xa5" + data[at + 1 :]
+    return rng.choice((data[:at], changed, data[:at] + bytes(len(data) - at), data + b"rubbish"))
 
 
-def write_segments(rng: Random, folder: Path, nastiness: float) -> dict[str, list[bytes]]:
-    """A few segments of drawn lines; returns the lines of those that are not torn."""
-    lines: dict[str, list[bytes]] = {}
+def write_drawn(rng: Random, folder: Path, nastiness: float) -> dict[str, list[bytes]]:
+    """A few segments of drawn lines; returns the lines of those that are whole."""
+    whole: dict[str, list[bytes]] = {}
     for number in range(rng.randrange(1, 5)):
-        found = lines_of(rng, rng.choice((0, 1, 2, 3, 8)), nastiness=nastiness)
-        data = b"\n".join(found) + (b"\n" if found and rng.random() < 0.8 else b"")
-        suffix, content = encoded(rng, data)
-        name = f"{rng.choice(('a', 'b', 'a[1]', 'b*', 'price=9', 'é ü'))}{number}{suffix}"
-        if rng.random() < 0.15:
-            content = torn(rng, content)
-        if suffix == ".ndjson" or content == (content and encoded_again(suffix, data, content)):
-            lines[name] = content.split(b"\n") if suffix == ".ndjson" else data.split(b"\n")
-            if not lines[name][-1]:
-                lines[name].pop()
+        lines = lines_of(rng, rng.choice((0, 1, 2, 3, 8)), nastiness=nastiness)
+        data = b"".join(line + b"\n" for line in lines)
+        if lines and lines[-1] and rng.random() < 0.3:
+            data = data[:-1]
+        ending, content = encode(rng, data)
+        name = f"{rng.choice(('a', 'b', 'a[1]', 'b*', 'price=9', 'é ü'))}{number}{ending}"
+        if rng.random() < 0.2:
+            content = tear(rng, content)
+        else:
+            whole[name] = lines
         (folder / name).write_bytes(content)
-    return lines
+    return whole
 
 
 @settings(
     max_examples=60,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(rng=st.randoms(use_true_random=False), nastiness=st.sampled_from((0.05, 0.3, 0.6)))
-def test_both_readers_say_the_same_of_drawn_segments(
-    connection: Any, rng: Random, nastiness: float
+def test_both_readers_say_the_same_of_drawn_segments(rng: Random, nastiness: float) -> None:
+    with TemporaryDirectory(prefix="price=9 [a]*") as made, connect(2) as connection:
+        whole = write_drawn(rng, Path(made), nastiness)
+        found = read_both(connection, day_of(Path(made)))
+    sound, faults, books = said_of(whole)
+    places = [(row[0], row[1], row[2], row[3], row[4]) for row in found["messages"]]
+    assert sorted(place for place in places if place[0] in whole) == sorted(sound)
+    assert [row for row in found["quarantine"] if row[0] in whole] == faults
+    assert [row for row in found["line_books"] if row[0] in whole] == books
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_both_readers_say_the_same_of_thousands_of_lines(
+    connection: Any, tmp_path: Path, seed: int
 ) -> None:
-    with TemporaryDirectory() as made:
-        folder = Path(made)
-        lines = write_segments(rng, folder, nastiness)
-        found = assert_both_agree(connection, day_of(folder))
+    rng = Random(seed)
+    nastiness = (0.1, 0.3, 0.6)[seed]
+    for number in range(4):
+        lines = lines_of(rng, 400, nastiness=nastiness)
+        (tmp_path / f"{number}.ndjson").write_bytes(b"\n".join(lines))
+    read_both(connection, day_of(tmp_path))
+    said = vouched(connection)
+    assert said["ticker"] > 100  # else this proves nothing
+    assert said["other"] > 50
+    assert said[None] > 100
+
+
+# --- disagreements that were found once
+
+
+AGREED = {
+    "a number for a connection": flat(connection=5),
+    "an object for a connection": flat(connection={"a": 1}),
+    "events of a message without a channel": flat(events=[{"tickers": [{"price": "2.5"}]}]),
+    "events of a nested one": flat(raw={"events": [{"tickers": [{"price": "2.5"}]}]}),
+    "a heartbeat's blank number": b'{"channel":"heartbeats","sequence_num":" 5 "}',
+    "a heartbeat's broken number": b'{"channel":"heartbeats","sequence_num":"5.7"}',
+    "a heartbeat's date": b'{"channel":"heartbeats","sequence_num":1,"timestamp":"2026-04-04"}',
+    "a heartbeat's zone": (
+        b'{"channel":"heartbeats","sequence_num":1,"timestamp":"2026-04-04T12:00:00+02:00"}'
+    ),
+    "a heartbeat's epoch": b'{"channel":"heartbeats","sequence_num":1,"timestamp":"epoch"}',
+    "a heartbeat's wrapper's time": (
+        b'{"time":"2026-04-04T12:00:00Z","raw":{"channel":"heartbeats","sequence_num":1}}'
+    ),
+    "a heartbeat's ticker": (
+        b'{"channel":"heartbeats","sequence_num":1,"timestamp":"2026-04-04T12:00:00Z",'
+        b'"events":[{"tickers":[{"time":"2026-04-04T13:00:00Z"}]}]}'
+    ),
+    "a known key twice": flat()[:-1] + b',"price":"9"}',
+    "a nest too deep for a parser's stack": flat(raw=None)[:-1]
+    + b',"x":'
+    + b"[" * 950
+    + b"]" * 950
+    + b"}",
+    "a product that begins with a digit": flat(product_id="1INCH-USD"),
+    "a product like a number": flat(product_id=1e2),
+    "a product with a bar": flat(product_id="BTC-USD|2026-04-04T12:00:00Z"),
+    "numbers of many digits": flat(price=2.123456789012345, best_bid="1.00000000005"),
+    "nanoseconds before midnight": flat(timestamp="2026-04-04T23:59:59.999999999Z"),
+}
+
+
+@pytest.mark.parametrize("line", AGREED.values(), ids=AGREED)
+def test_both_readers_agree_where_they_once_did_not(
+    connection: Any, tmp_path: Path, line: bytes
+) -> None:
+    read_both(connection, write(tmp_path, a=[flat(), line, flat()]))
+
+
+# --- what the fast reader must still vouch for
+
+
+VOUCHED = {
+    "flat": flat(),
+    "flat with a nested one": flat(
+        raw={"type": "ticker", "price": "2.5", "best_bid_quantity": "1"}
+    ),
+    "Exchange": (
+        b'{"type":"ticker","sequence":5,"product_id":"1INCH-USD","price":"2","best_bid":"1",'
+        b'"best_bid_size":"0.5","best_ask":"3","best_ask_size":"0.1","side":"sell","trade_id":7,'
+        b'"time":"2026-04-04T12:00:00.000001Z","last_size":"1","volume_24h":"99"}'
+    ),
+    "Advanced Trade": (
+        b'{"channel":"ticker_batch","timestamp":"2026-04-04T12:00:00.123456789Z","sequence_num":3,'
+        b'"events":[{"type":"update","tickers":[{"type":"ticker","product_id":"BTC-USD",'
+        b'"price":"2","best_bid":"1","best_ask":"3"}]}]}'
+    ),
+    "our recorder's": (
+        b'{"received_at":"2026-04-04T12:00:00.5Z","connection":"0fc1-77","sent":1,"raw":'
+        b'{"channel":"ticker","timestamp":"2026-04-04T12:00:00Z","sequence_num":3,"events":'
+        b'[{"tickers":[{"product_id":"BTC-USD","price":2.5,"best_bid":1,"best_ask":"3"}]}]}}'
+    ),
+    "its heartbeat": (
+        b'{"received_at":"2026-04-04T12:00:00.5Z","connection":"0fc1-77","sent":1,"raw":'
+        b'{"channel":"heartbeats","timestamp":"2026-04-04T12:00:00Z","sequence_num":4,"events":'
+        b'[{"current_time":"2026-04-04","heartbeat_counter":"5"}]}}'
+    ),
+    "subscriptions": b'{"type":"subscriptions","channels":[{"name":"ticker"}]}',
+}
+
+
+@pytest.mark.parametrize("line", VOUCHED.values(), ids=VOUCHED)
+def test_fast_reader_vouches_for_clean_lines_of_each_shape(
+    connection: Any, tmp_path: Path, line: bytes
+) -> None:
+    read_both(connection, write(tmp_path, a=[line]))
+    assert None not in vouched(connection)
+
+
+@pytest.mark.parametrize(
+    "line", [*RUBBISH[:-1], b'{"events":5}', b'{"price":"1","price":"2"}', flat(raw=[])]
+)
+def test_one_bad_line_leaves_its_segments_other_lines_to_the_fast_reader(
+    connection: Any, tmp_path: Path, line: bytes
+) -> None:
+    read_both(connection, write(tmp_path, a=[flat()] * 5 + [line] + [flat()] * 5, b=[flat()] * 3))
+    assert vouched(connection)["ticker"] == 13
+
+
+def test_plain_reader_is_given_only_the_lines_that_the_fast_one_did_not_vouch_for(
+    connection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = write(tmp_path, a=[flat(), flat(price="0"), flat()], b=[flat()], c=[b"rubbish", flat()])
+    asked: list[tuple[str, list[int] | None]] = []
+    read_plain = reader._Reading.read_plain
+
+    def noted(self: Any, segment: Segment, wanted: list[int] | None) -> None:
+        asked.append((segment.name, wanted))
+        read_plain(self, segment, wanted)
+
+    monkeypatch.setattr(reader._Reading, "read_plain", noted)
+    read(connection, day)
+    assert asked == [("a.ndjson", [2]), ("c.ndjson", [1])]
+
+
+# --- line numbers
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_line_numbers_are_right_over_large_and_small_segments_on_any_number_of_threads(
+    tmp_path: Path, threads: int
+) -> None:
+    """More than one buffer of 32 MB, and more than one row group, in one file."""
+    faults = {1, 2, 9_999, 10_000, 122_880, 122_881, 129_999}
+    padding = b"x" * 500
+
+    def line(number: int) -> bytes:
+        if number in faults:
+            return b"broken %d" % number
+        return (
+            b'{"timestamp":"2026-04-04T12:00:00Z","product_id":"BTC-USD","price":"%d",'
+            b'"best_bid":"1","best_ask":"3","x":"%s"}' % (number, padding)
+        )
+
+    sizes = {"a": 3, "b": 130_000, "c": 1, "d": 20_000, "e": 2}
+    for name, size in sizes.items():
+        with (tmp_path / f"{name}.ndjson").open("wb") as file:
+            file.writelines(line(number) + b"\n" for number in range(1, size + 1))
+    with connect(threads) as connection, messages(connection, day_of(tmp_path)):
+        sql = "select count(*), count(*) filter (price != line) from messages"
+        found = sum(size - sum(fault <= size for fault in faults) for size in sizes.values())
+        assert connection.execute(sql).fetchall() == [(found, 0)]
+        sql = "select segment, line, decode(raw) from quarantine order by segment, line"
+        assert connection.execute(sql).fetchall() == [
+            (f"{name}.ndjson", fault, f"broken {fault}")
+            for name, size in sizes.items()
+            for fault in sorted(faults)
+            if fault <= size
+        ]
+
+
+def test_many_small_segments_keep_their_lines_apart(connection: Any, tmp_path: Path) -> None:
+    for number in range(300):
+        lines = [flat(price=str(number + 1)), b"", flat(trade_id=number), b"x%d" % number]
+        data = b"\n".join(lines[: 1 + number % 4])
+        if number % 3 == 0:
+            (tmp_path / f"{number:03}.ndjson.zst").write_bytes(zstandard.compress(data))
+        else:
+            (tmp_path / f"{number:03}.ndjson").write_bytes(data)
+    with messages(connection, day_of(tmp_path)):
+        sql = "select segment[:3]::int, line, price::int, trade_id from messages order by all"
+        assert connection.execute(sql).fetchall() == [
+            row
+            for number in range(300)
+            for row in [(number, 1, number + 1, None), (number, 3, 2, number)]
+            if row[1] <= 1 + number % 4
+        ]
+        sql = "select segment[:3]::int, line, decode(raw) from quarantine order by all"
+        assert connection.execute(sql).fetchall() == [
+            (number, 4, f"x{number}") for number in range(3, 300, 4)
+        ]
+
+
+def test_segment_that_changed_since_it_was_described_is_read_plainly_and_wholly(
+    connection: Any, tmp_path: Path
+) -> None:
+    day = write(tmp_path, a=[flat(price="5")] * 3, b=[flat(price="6")] * 4, c=[flat()])
+    (tmp_path / "b.ndjson").write_bytes(flat() + b"\n" + flat() + b"\nbroken\n")
+    found = read(connection, day)
+    assert [row[:2] for row in found["messages"]] == [
+        *(("a.ndjson", 1), ("a.ndjson", 2), ("a.ndjson", 3)),
+        *(("b.ndjson", 1), ("b.ndjson", 2), ("c.ndjson", 1)),
+    ]
+    assert found["quarantine"] == [("b.ndjson", 3, None, "not_json", b"broken")]
+    assert ("b.ndjson", 2, 0, 2) in found["line_books"]
+
+
+# --- folders, names and sizes
+
+
+@pytest.mark.parametrize("place", ["price=9/side=buy", "a [b] *?{c}", 'it\'s "quoted"', "é"])
+def test_folder_and_file_names_are_no_patterns_and_no_columns(
+    connection: Any, tmp_path: Path, place: str
+) -> None:
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    for name in ("a[1]", "a1", "a*", "it's", "{a,b}", "-x", " ", "é"):
+        (folder / f"{name}.ndjson").write_bytes(flat(price=2) + b"\n")
+    found = read_both(connection, day_of(folder))
+    assert len(found["messages"]) == 8
+    assert {row[8] for row in found["messages"]} == {2}
+    assert vouched(connection) == {"ticker": 8}
+
+
+def test_relative_folder_is_read(
+    connection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, a=[flat()])
+    monkeypatch.chdir(tmp_path.parent)
+    found = read_both(connection, day_of(Path(tmp_path.name)))
+    assert len(found["messages"]) == 1
+
+
+def test_no_segments_and_empty_ones_make_empty_relations(connection: Any, tmp_path: Path) -> None:
+    read(connection, write(tmp_path, a=[flat()]))
+    assert read(connection, Day(tmp_path, [], START, LATEST)) == {name: [] for name in RELATIONS}
+    (tmp_path / "a.ndjson").write_bytes(b"")
+    (tmp_path / "b.ndjson.gz").write_bytes(b"")
+    (tmp_path / "c.ndjson.zst").write_bytes(b"")
+    (tmp_path / "d.ndjson.gz").write_bytes(gzipped(b""))
+    found = read_both(connection, day_of(tmp_path))
+    assert found["line_books"] == [
+        (f"{n}", 0, 0, 0) for n in ("a.ndjson", "b.ndjson.gz", "c.ndjson.zst", "d.ndjson.gz")
+    ]
+    assert not any(rows for name, rows in found.items() if name != "line_books")
+
+
+def test_plain_reading_needs_no_fast_one_before(tmp_path: Path) -> None:
+    day = write(tmp_path, a=[flat()])
+    with connect(1) as fresh:
+        assert len(read(fresh, day, is_plain_only=True)["messages"]) == 1
+
+
+def test_lines_of_megabytes_are_read_by_both(connection: Any, tmp_path: Path) -> None:
+    long = {size: flat(x="y" * (size << 20)) for size in (1, 7, 9, 20)}
+    found = read_both(connection, write(tmp_path, a=[flat(), *long.values(), flat()]))
+    assert [row[1] for row in found["messages"]] == [1, 2, 3, 4, 5, 6]
+    assert vouched(connection) == {"ticker": 4, None: 2}
+
+
+def test_long_message_of_many_faults_keeps_its_bytes_once(connection: Any, tmp_path: Path) -> None:
+    line = b'{"channel":"ticker","events":[{"tickers":[' + b"0," * 100_000 + b"0]}]}"
+    short = b'{"channel":"ticker","events":[{"tickers":[0,0]}]}'
+    found = read(connection, write(tmp_path, a=[line, short]))
+    held = [(row[1], row[2], row[4]) for row in found["quarantine"] if row[4] is not None]
+    assert held == [(1, 0, line), (2, 0, short), (2, 1, short)]
+    assert len(found["quarantine"]) == 100_003
+    assert found["line_books"] == [("a.ndjson", 2, 0, 100_003)]
+
+
+def test_more_faults_than_are_held_at_once_are_all_written(
+    connection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "PLAIN_BATCH_ROWS", 7)
+    lines = [b"broken %d" % number for number in range(20)]
+    found = read_both(connection, write(tmp_path, a=lines, b=[*lines, flat(price="0")]))
+    assert len(found["quarantine"]) == 41
+    monkeypatch.setattr(reader, "PLAIN_BATCH_BYTES", 10)
+    assert read_both(connection, day_of(tmp_path)) == found
+
+
+def test_gap_lines_are_kept_as_they_were_read(connection: Any, tmp_path: Path) -> None:
+    gap = {"type": "gap", "product_id": "BTC-USD", "from": 1775304000, "to": "\ud800"}
+    found = read_both(connection, write(tmp_path, a=[flat(), json.dumps(gap).encode()]))
+    ((segment, line, text),) = found["gap_lines"]
+    assert (segment, line, json.loads(text)) == ("a.ndjson", 2, {**gap, "from": "1775304000"})
+
+
+# --- decoding
+
+
+def everything(path: Path) -> tuple[bytes, bool]:
+    decoded = Decoded(path)
+    return b"".join(decoded), decoded.is_torn
+
+
+@pytest.mark.parametrize(
+    ("ending", "compress"), [(".gz", gzipped), (".zst", zstandard.compress)], ids=["gz", "zst"]
+)
+class TestDecoding:
+    DATA = b"".join(line_of(Random(seed), nastiness=0.1) + b"\n" for seed in range(1500))
+
+    def test_whole_file_of_several_parts_decodes_whole(
+        self, tmp_path: Path, ending: str, compress: Callable[[bytes], bytes]
+    ) -> None:
+        path = tmp_path / f"a.ndjson{ending}"
+        path.write_bytes(compress(self.DATA) + compress(b"") + compress(b"more\n"))
+        assert everything(path) == (self.DATA + b"more\n", False)
+
+    @pytest.mark.parametrize("missing", [1, 4, 9, 1000])
+    def test_cut_file_keeps_what_decodes(
+        self, tmp_path: Path, ending: str, compress: Callable[[bytes], bytes], missing: int
+    ) -> None:
+        path = tmp_path / f"a.ndjson{ending}"
+        path.write_bytes(compress(b"first\n") + compress(self.DATA)[:-missing])
+        found, is_torn = everything(path)
+        assert is_torn
+        assert (b"first\n" + self.DATA).startswith(found)
+        if ending == ".gz":
+            assert len(found) > len(self.DATA) - 100 * missing
+
+    @pytest.mark.parametrize("rubbish", [b"rubbish", bytes(100)], ids=["text", "zeros"])
+    def test_rubbish_after_the_end_is_a_tear_that_loses_nothing(
+        self, tmp_path: Path, ending: str, compress: Callable[[bytes], bytes], rubbish: bytes
+    ) -> None:
+        path = tmp_path / f"a.ndjson{ending}"
+        path.write_bytes(compress(self.DATA) + rubbish)
+        assert everything(path) == (self.DATA, True)
+
+    def test_broken_byte_keeps_what_stands_before_it(
+        self, tmp_path: Path, ending: str, compress: Callable[[bytes], bytes]
+    ) -> None:
+        whole = compress(self.DATA)
+        at = len(whole) * 3 // 4
+        path = tmp_path / f"a.ndjson{ending}"
+        path.write_bytes(compress(b"first\n") + whole[:at] + b"\xff" * 50 + whole[at + 50 :])
+        found, is_torn = everything(path)
+        assert is_torn
+        assert found.startswith(b"first\n" + self.DATA[: len(self.DATA) // 5])
+
+    def test_file_that_is_none_of_the_kind_decodes_to_nothing(
+        self, tmp_path: Path, ending: str, compress: Callable[[bytes], bytes]
+    ) -> None:
+        path = tmp_path / f"a.ndjson{ending}"
+        path.write_bytes(self.DATA)
+        assert everything(path) == (b"", True)
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"", []),
+        (b"\n", [b""]),
+        (b"\n\n", [b"", b""]),
+        (b"a", [b"a"]),
+        (b"a\n", [b"a"]),
+        (b"a\nb", [b"a", b"b"]),
+        (b"a\r\n\nb\r", [b"a\r", b"", b"b\r"]),
+        (b"a\x0bb\x85\xe2\x80\xa8c\n", [b"a\x0bb\x85\xe2\x80\xa8c"]),
+    ],
+)
+def test_line_is_the_bytes_up_to_a_line_feed(
+    tmp_path: Path, content: bytes, lines: list[bytes]
+) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_bytes(content)
+    assert list(Decoded(path).lines()) == lines
+    assert describe(path).lines == len(lines)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from volatility_pipeline.domain.reach import affected
-from volatility_pipeline.domain.schemas import TABLES, TICKS
+from volatility_pipeline.domain.schemas import TABLES
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.warehouse import TIME_COLUMNS, Warehouse, connect, write_parquet
 from volatility_pipeline_tests.oracle import Tick, total_order

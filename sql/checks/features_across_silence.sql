@@ -1,9 +1,10 @@
--- Feature rows whose 301 bars are not there in one unbroken run of seconds.
+-- Feature rows whose 301 bars are not there in one run of adjoining seconds.
 -- Reads: features and bars of a day and the bars of the day before; $start, $end of the day.
 with counted as (
     select
         product_id,
         "second",
+        continuous_seconds,
         date_diff(
             'second',
             lag("second", 300) over (partition by product_id order by "second"),
@@ -21,5 +22,5 @@ left join counted
     on
         features.product_id = counted.product_id
         and features.ts = counted."second" + interval 1 second
-where counted.seconds_back is distinct from 300
+where counted.seconds_back is distinct from 300 or counted.continuous_seconds <= 300
 order by features.product_id, features.ts

@@ -1,14 +1,16 @@
--- Label rows with a future volatility although a bar of the next 60 seconds is missing.
+-- Label rows with a future volatility although the bars of the next 60 seconds are not all there,
+-- in one run with the bar before them.
 -- Reads: labels of a day, bars of the day and the day after; $start, $end of the day.
 with counted as (
     select
         product_id,
-        "second",
+        continuous_seconds,
+        "second" - interval 59 seconds as ts,
         date_diff(
             'second',
-            "second",
-            lead("second", 59) over (partition by product_id order by "second")
-        ) as seconds_ahead
+            lag("second", 59) over (partition by product_id order by "second"),
+            "second"
+        ) as seconds_back
     from bars
     where "second" >= $start and "second" < $end + interval 60 seconds
 )
@@ -17,7 +19,8 @@ select
     labels.product_id,
     labels.ts
 from labels
-left join counted
-    on labels.product_id = counted.product_id and labels.ts = counted."second"
-where labels.future_volatility_60s is not null and counted.seconds_ahead is distinct from 59
+left join counted on labels.product_id = counted.product_id and labels.ts = counted.ts
+where
+    labels.future_volatility_60s is not null
+    and (counted.seconds_back is distinct from 59 or counted.continuous_seconds <= 60)
 order by labels.product_id, labels.ts

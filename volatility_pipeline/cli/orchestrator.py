@@ -149,7 +149,7 @@ def orchestrator(settings: Settings) -> Iterator[Orchestrator]:
 
     @dg.logger
     def status_line(_: dg.InitLoggerContext) -> logging.Logger:
-        logger = logging.Logger("volatility", logging.INFO)  # noqa: LOG001  (one per run)
+        logger = logging.Logger("volatility", logging.INFO)
         logger.addHandler(sink)
         return logger
 

@@ -1,1 +1,1 @@
-"""Pure code: parsing, simulation, splits, models, evaluation. No Dagster, no MLflow, no DuckDB, no environment."""
+"""Pure code: no Dagster, no MLflow, no DuckDB, no Kafka, no environment; frames in, facts out."""

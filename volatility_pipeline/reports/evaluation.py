@@ -170,7 +170,7 @@ def _draw_comparison(axes: Any, evaluation: Evaluation) -> None:
     axes.set_ylim(-0.6, max(len(shown), 1) - 0.4)
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("PR-AUC (average precision), 0 to 1, with 95 % intervals where they may be shown")
+    axes.set_xlabel("PR-AUC (average precision); bars: 95 % intervals, where they may be shown")
     _mark_base_rate(axes.axvline, evaluation)
     _finish(axes, shown)
 

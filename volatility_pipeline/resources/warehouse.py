@@ -201,8 +201,8 @@ class Warehouse:
             found = connection.execute(
                 f"select product_id, list(value order by slot) from (select product_id, "
                 f"time_bucket(interval 10 minutes, {TIME_COLUMNS[stage]}) as slot, "
-                f"avg({OUTLINES[stage]}) as value from {stage} group by all having value is not null) "
-                "group by all order by all"
+                f"avg({OUTLINES[stage]}) as value from {stage} "
+                "group by all having value is not null) group by all order by all"
             ).fetchall()
         return dict(found)
 
