@@ -25,6 +25,7 @@ from benchmarks.report import Figures, as_markdown, show
 DAYS = 10
 INCREMENTAL_TICKS = 100_000
 COMMAND_REPEATS = 2
+LOG_WIDTH = 100
 
 
 def main(
@@ -39,6 +40,8 @@ def main(
 ) -> None:
     """Measure raw to labels on a made-up day, beside what else could have done it."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)
     with _folder(keep) as folder, _progress(console) as step:
         figures = measure(Lab(folder, step), ticks, repeats)
     show(figures, console)

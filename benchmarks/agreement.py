@@ -8,8 +8,14 @@ from volatility_pipeline.domain.schemas import FEATURES, LABELS
 
 RELATIVE = 1e-9
 ABSOLUTE = 1e-14
-# A difference of two numbers near 1, times 1e4: doubles hold no more of it than this.
-ABSOLUTE_OF = {"microprice_gap_bps": 1e-11}
+# Differences of numbers that are nearly equal: the doubles of a price end at 1e-11 dollars, those
+# of a ratio near 1 at 1e-16, of which a basis point is 1e4.
+ABSOLUTE_OF = {
+    "price_velocity_30s": 1e-10,
+    "price_velocity_60s": 1e-10,
+    "price_velocity_300s": 1e-10,
+    "microprice_gap_bps": 1e-11,
+}
 
 
 def disagreements(root: str, day: str, polars_file: str) -> dict[str, int]:

@@ -10,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def command(*arguments: str | Path, data: Path) -> Run:
         SystemExit: The command failed; what it said is the message.
     """
     script = Path(sys.executable).with_name("volatility")
-    with (data.parent / "said.txt").open("w+") as said:
+    with tempfile.TemporaryFile("w+") as said:
         start = time.perf_counter()
         process = subprocess.Popen(
             [script, *arguments],

@@ -1,9 +1,10 @@
 """The opponent in polars: the features and labels of DESIGN, section 4, from the same raw file.
 
-Written as a good user of polars would: one lazy query, only the needed fields of the file, bars of
-a second first, rolling windows over those. It may do less than `sql/` does: nothing is quarantined,
-no ticks are kept, the day's look-back is left out, and as every line here carries sizes and none a
-traded size, it need not follow the newest tick with sizes, nor sum volumes.
+Written as a good user of polars would: a lazy query, only the needed fields of the file, bars of a
+second first, rolling windows over those. It may do less than `sql/` does: what a number or a time
+looks like is not checked and nothing is quarantined, other shapes and the days around are left out,
+ticks and bars are not kept, and as every line here carries sizes and none a traded size, it need
+not follow the newest tick with sizes, nor sum volumes. `write_ticks_too` keeps the ticks as well.
 """
 
 import math
@@ -21,10 +22,12 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "timestamp": pl.String,
     "product_id": pl.String,
     "price": pl.String,
+    "volume_24h": pl.String,
     "best_bid": pl.String,
     "best_ask": pl.String,
     "raw": pl.Struct({"best_bid_quantity": pl.String, "best_ask_quantity": pl.String}),
 }
+ALIKE = ("product_id", "time", "price", "best_bid", "best_ask", "bid_size", "ask_size")
 
 
 def write_features(source: str, target: str) -> None:
@@ -35,7 +38,18 @@ def write_features(source: str, target: str) -> None:
     rows.collect(engine="in-memory").write_parquet(target, compression="zstd")
 
 
-def ticks(source: str) -> pl.LazyFrame:
+def write_ticks_too(source: str, target: str) -> None:
+    """The same, and the ticks with all that the lines hold of them to a Parquet file beside it."""
+    volume = pl.col("volume_24h").cast(pl.Float64)
+    line = pl.int_range(1, pl.len() + 1).alias("line")
+    kept = ticks(source, volume, line).collect(engine="in-memory")
+    kept.write_parquet(f"{target}.ticks", compression="zstd")
+    seconds = ticked_seconds(kept.lazy()).collect(engine="in-memory")
+    rows = labels(features(bars(seconds.lazy()))).sort("product_id", "ts").select(COLUMNS)
+    rows.collect(engine="in-memory").write_parquet(target, compression="zstd")
+
+
+def ticks(source: str, *more: pl.Expr) -> pl.LazyFrame:
     """Ticks without duplicates, in time order."""
     sizes = pl.col("raw").struct
     return (
@@ -48,8 +62,9 @@ def ticks(source: str) -> pl.LazyFrame:
             pl.col("price", "best_bid", "best_ask").cast(pl.Float64),
             sizes.field("best_bid_quantity").cast(pl.Float64).alias("bid_size"),
             sizes.field("best_ask_quantity").cast(pl.Float64).alias("ask_size"),
+            *more,
         )
-        .unique(keep="first", maintain_order=True)
+        .unique(ALIKE, keep="first", maintain_order=True)
         .sort("product_id", "time", maintain_order=True)
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -79,14 +80,14 @@ def conditions(figures: Figures) -> str:
 def _day(figures: Figures) -> Section:
     ticks, first = figures.ticks, figures.incremental_ticks
     rows = [
-        ("DuckDB reads one column", figures.bare, ticks),
-        ("raw → labels as SQL, with its writes", figures.raw_to_labels, ticks),
+        ("bare read_json of one column", figures.bare, ticks),
+        ("raw → labels as SQL, with writes", figures.raw_to_labels, ticks),
         *((f"· {stage}", figures.sql.part(stage), ticks) for stage in SQL_STAGES),
-        ("apart: manifest (SHA-256, lines, gaps)", figures.sql.part("manifest"), ticks),
-        ("volatility build, start to end", figures.built, ticks),
-        ("volatility import, start to end", figures.imported, ticks),
-        ("polars, the same features and labels", figures.polars, ticks),
-        (f"incremental Python, the first {first:,}", figures.incremental, first),
+        ("manifest: hash, lines, gaps", figures.sql.part("manifest"), ticks),
+        ("volatility build, all of it", figures.built, ticks),
+        ("volatility import, all of it", figures.imported, ticks),
+        ("polars, same features and labels", figures.polars, ticks),
+        (f"Python tick by tick, {first:,}", figures.incremental, first),
     ]
     sql = figures.raw_to_labels.seconds / ticks
     at_odds = {name: count for name, count in figures.disagreements.items() if count}
@@ -98,7 +99,7 @@ def _day(figures: Figures) -> Section:
     )
     return Section(
         "The day",
-        ("", "best s", "median s", "processor s", "ticks/s", "time a tick", "peak MB"),
+        ("", "best s", "median", "cpu s", "ticks/s", "× SQL", "peak MB"),
         [
             (
                 name,
@@ -106,13 +107,14 @@ def _day(figures: Figures) -> Section:
                 f"{runs.median:.2f}",
                 f"{runs.best.processor_seconds:.2f}",
                 f"{count / runs.seconds:,.0f}",
-                f"{runs.seconds / count / sql:.2f} ×",
+                f"{runs.seconds / count / sql:.2f}",
                 f"{runs.peak_bytes / 1e6:,.0f}",
             )
             for name, runs, count in rows
         ],
-        f"Process start (Python, imports) is apart: {figures.sql.best.start_seconds:.2f} s for the "
-        f"SQL. The pipeline and polars agree {agreement}.",
+        "× SQL: the time of a tick, in that of raw → labels as SQL. Process start "
+        f"({figures.sql.best.start_seconds:.2f} s for the SQL) is in the commands' figures alone. "
+        f"The pipeline and polars agree {agreement}.",
     )
 
 
@@ -120,13 +122,13 @@ def _growth(figures: Figures) -> Section:
     ticks, small, days = figures.ticks, figures.small_ticks, figures.days
     single, one, many = _orchestration(figures)
     rows = [
-        ("SQL, the day's first quarter", figures.quarter.parts(*SQL_STAGES), ticks // 4, ""),
-        ("SQL, its first half", figures.half.parts(*SQL_STAGES), ticks // 2, ""),
+        ("SQL, a quarter of the day", figures.quarter.parts(*SQL_STAGES), ticks // 4, ""),
+        ("SQL, half of it", figures.half.parts(*SQL_STAGES), ticks // 2, ""),
         ("SQL, the day", figures.raw_to_labels, ticks, ""),
-        ("SQL, one smaller day", figures.one_small_day.parts(*SQL_STAGES), small, ""),
+        ("SQL, a smaller day", figures.one_small_day.parts(*SQL_STAGES), small, ""),
         (f"SQL, {days} of them", figures.small_days.parts(*SQL_STAGES), small * days, ""),
         ("volatility build, the day", figures.built, ticks, f"{single:.2f}"),
-        ("volatility build, one smaller day", figures.built_one_small_day, small, f"{one:.2f}"),
+        ("volatility build, a smaller day", figures.built_one_small_day, small, f"{one:.2f}"),
         (
             f"volatility build, {days} of them",
             figures.built_small_days,
@@ -136,7 +138,7 @@ def _growth(figures: Figures) -> Section:
     ]
     return Section(
         "What it grows with",
-        ("", "ticks", "best s", "µs a tick", "orchestration s", "peak MB"),
+        ("", "ticks", "best s", "µs a tick", "orchestration", "peak MB"),
         [
             (
                 name,
@@ -148,7 +150,7 @@ def _growth(figures: Figures) -> Section:
             )
             for name, runs, count, orchestration in rows
         ],
-        "Orchestration is the command less the manifests and the SQL of the same days.",
+        "Orchestration: seconds of the command less those of the same days' manifests and SQL.",
     )
 
 
@@ -171,7 +173,10 @@ def _targets(figures: Figures) -> Section:
     bare = sql.seconds / figures.bare.seconds
     polars = figures.polars.seconds / sql.seconds
     incremental = (figures.incremental.seconds / figures.incremental_ticks) * rate
-    growth = sql.seconds / (4 * figures.quarter.parts(*SQL_STAGES).seconds)
+    growth = max(
+        sql.seconds / (part * runs.parts(*SQL_STAGES).seconds)
+        for part, runs in ((2, figures.half), (4, figures.quarter))
+    )
     peaks = {"SQL": figures.sql, "volatility build": figures.built}
     flat = {
         "SQL": figures.small_days.peak_bytes / figures.one_small_day.peak_bytes,
@@ -194,10 +199,10 @@ def _targets(figures: Figures) -> Section:
             f"{bare:.2f} ×",
             bare <= TIMES_THE_BARE_READ,
         ),
-        ("polars against it", "> 1 ×", f"{polars:.2f} ×", polars > 1),
-        ("incremental Python against it", "shown", f"{incremental:.1f} ×", None),
+        ("polars' time against it", "> 1 ×", f"{polars:.2f} ×", polars > 1),
+        ("Python's time against it", "shown", f"{incremental:.1f} ×", None),
         (
-            "a tick of the day against one of its quarter",
+            "a tick of the day against one of its part",
             f"≤ {LINEAR:g} ×",
             f"{growth:.2f} ×",
             growth <= LINEAR,
@@ -241,7 +246,10 @@ def show(figures: Figures, console: Console) -> None:
     console.print(conditions(figures), soft_wrap=True)
     styles = {"met": "[green]met[/]", "not met": "[bold red]not met[/]"}
     for section in sections(figures):
-        table = Table(*section.headings, title=section.title, title_justify="left")
+        table = Table(
+            *section.headings, title=section.title, title_justify="left", box=box.SIMPLE_HEAD
+        )
+        table.columns[0].no_wrap = True
         for column in table.columns[1:]:
             column.justify = "right"
         for row in section.rows:

@@ -1,6 +1,8 @@
 -- Gaps: what the messages of one day prove to be missing.
--- Grain: one row per gap; a hint is a gap that the exchange's batching may explain.
--- Reads: envelopes (every message with a connection or a sequence number, in file order) and
+-- Grain: one row per gap; a hint is a gap that the exchange's batching, or channels that were not
+-- kept, may explain. A connection that is not recorded is guessed from the restarts of its numbers,
+-- so that its gaps are hints whatever was kept.
+-- Reads: envelopes (every message of an Advanced Trade channel with a sequence number) and
 -- messages (every sound ticker) of the day.
 with numbered as (
     select
@@ -89,7 +91,7 @@ select
     sequenced.time_before as "from",
     sequenced.time as "to",
     sequenced.sequence_num::hugeint - sequenced.before - 1 as missing,
-    not (sequenced.is_recorded and kept.is_all_kept) as is_hint
+    not sequenced.is_recorded or not kept.is_all_kept as is_hint
 from sequenced
 inner join kept on sequenced.connection = kept.connection
 where sequenced.sequence_num::hugeint - sequenced.before > 1

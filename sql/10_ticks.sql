@@ -21,18 +21,18 @@ repeated as (
 ),
 
 kept as (
-    select * exclude (alike)
+    select hashed.*
     from hashed
     anti join repeated on hashed.alike = repeated.alike
     union all by name
-    select * exclude (alike)
+    select hashed.*
     from hashed
     semi join repeated on hashed.alike = repeated.alike
     qualify row_number() over (
         partition by
-            product_id, event_time, "sequence", trade_id, price, best_bid, best_ask, bid_size,
-            ask_size
-        order by segment, line, item
+            hashed.product_id, hashed.event_time, hashed."sequence", hashed.trade_id,
+            hashed.price, hashed.best_bid, hashed.best_ask, hashed.bid_size, hashed.ask_size
+        order by hashed.segment, hashed.line, hashed.item
     ) = 1
 )
 

@@ -159,11 +159,14 @@ def reached(lake: Lake) -> list[tuple[str, date]]:
 
 
 def build(
-    warehouse: Warehouse, in_order: Callable[[list[date]], list[date]] = sorted
+    warehouse: Warehouse,
+    *,
+    stages: Sequence[str] = BUILT,
+    in_order: Callable[[list[date]], list[date]] = sorted,
 ) -> list[tuple[str, date]]:
     """Builds what is stale, day by day within a stage, and returns what was made."""
     made = []
-    for stage in BUILT:
+    for stage in stages:
         days = [day for name, day in reached(warehouse.lake) if name == stage]
         for day in in_order(days):
             if not warehouse.is_current(stage, day):

@@ -111,8 +111,12 @@ def _show(running: "Orchestrator", product: str) -> None:
     record = running.lake.record("evaluation", product) or {}
     OUT.print(f"\n[bold]{product}[/]: {record['verdict']}", soft_wrap=True)
     rows = [dict(row) for row in record["comparison"]]
-    table = Table(*(name for name in rows[0] if name not in REPORT_ONLY), box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in rows[0]:
+        if name not in REPORT_ONLY:
+            table.add_column(name, no_wrap=name != "Model")
     for row in rows:
+        row["Lift"] = row["Lift"].split(" [")[0]
         table.add_row(*(text for name, text in row.items() if name not in REPORT_ONLY))
     OUT.print(table)
     OUT.print(f"Report: {running.training.report(product)}", soft_wrap=True)

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Context, Decimal
 from functools import lru_cache
 from typing import Any
@@ -406,9 +406,7 @@ def _read_ticker(
         reason = "no_time"
     elif price is None or price <= 0:
         reason = "bad_price"
-    elif bid is None or ask is None or bid <= 0 or ask <= 0:
-        reason = "bad_quote"
-    elif any(
+    elif (bid is None or ask is None or bid <= 0 or ask <= 0) or any(
         text is not None and (size is None or size < 0)
         for text, size in zip(size_texts, sizes, strict=True)
     ):

@@ -48,7 +48,7 @@ def split(
     """Cuts rows at 70 % and 85 % by time, purged and embargoed (López de Prado 2018, ch. 7).
 
     Args:
-        ts: Shape (n,), decision times in ascending order, whole seconds.
+        ts: Shape (n,), decision times in ascending order, whole seconds, in any unit.
         future_volatility: Shape (n,), of the 60 seconds after `ts`; NaN where unknown.
         trailing_threshold: Shape (n,), known at `ts`; NaN where unknown.
         policy: `trailing` judges a row by its own threshold, `training` by one constant, the
@@ -58,6 +58,7 @@ def split(
     Returns:
         The split. No 60 seconds of an earlier role's row reach a later role's rows.
     """
+    ts = ts.astype("datetime64[s]")  # in nanoseconds the years below would overflow
     has_future = ~np.isnan(future_volatility)
     has_threshold = ~np.isnan(trailing_threshold) | (policy == "training")
     is_labelled = has_future & has_threshold
@@ -75,7 +76,7 @@ def split(
     # leaves out the embargo.
     ends = np.array([*cuts, np.datetime64("9999-01-01")], dtype=ts.dtype)[place]
     starts = np.array([np.datetime64("0001-01-01"), *cuts], dtype=ts.dtype)[place]
-    seconds = ts.astype("datetime64[s]").astype(np.int64)
+    seconds = ts.astype(np.int64)
     taken = ~is_labelled
     for reason, is_out in {
         "purged": ts + np.timedelta64(HORIZON_SECONDS, "s") > ends,

@@ -1,10 +1,16 @@
 """The feature store: one DuckDB file of commented views over the partitions, for analysts.
 
-It holds no rows. A new one is written beside the old one and renamed, so that a reader never waits
-and never meets a half-written file.
+It holds no rows. DuckDB opens a file several times in one query, so it must not be replaced in
+between: the views read hard links to the partitions as they were at the publish, which stay until
+nobody reads them. A new catalogue is written beside the old one and renamed, so that a reader never
+waits and never meets a half-written file.
 """
 
+import fcntl
+import glob
 import os
+import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +22,8 @@ if TYPE_CHECKING:
     import duckdb
 
 FILE = "feature_store.duckdb"
+SNAPSHOTS = ".published"
+KEPT_SNAPSHOTS = 2  # the new one, and the one that somebody may be about to open
 
 
 def publish(lake: Lake) -> Path:
@@ -25,12 +33,14 @@ def publish(lake: Lake) -> Path:
     lake.check_writable()
     final = lake.root / FILE
     temporary = final.with_name(f".{FILE}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    snapshot = lake.root.absolute() / SNAPSHOTS / str(time.time_ns())
     try:
-        with duckdb.connect(str(temporary)) as connection:
+        for table in TABLES.values():
+            _link_partitions(lake, table, snapshot / table.name)
+        with duckdb.connect(str(snapshot / FILE)) as connection:
             connection.execute("set TimeZone = 'UTC'")
             for table in TABLES.values():
-                _create_view(connection, table.name, table, _source(lake, table))
+                _create_view(connection, table.name, table, _source(table, snapshot / table.name))
             _create_view(
                 connection,
                 "training_rows",
@@ -43,18 +53,50 @@ def publish(lake: Lake) -> Path:
                 "and labels.trailing_threshold is not null",
             )
             connection.execute("checkpoint")
-        commit(temporary, final)
-    finally:
         temporary.unlink(missing_ok=True)
-        temporary.with_name(f"{temporary.name}.wal").unlink(missing_ok=True)
+        temporary.hardlink_to(snapshot / FILE)
+        commit(temporary, final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        shutil.rmtree(snapshot, ignore_errors=True)
+        raise
+    for old in sorted(snapshot.parent.iterdir())[:-KEPT_SNAPSHOTS]:
+        if not _is_read(old / FILE):
+            shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-def _source(lake: Lake, table: Table) -> str:
-    if not lake.files(table.name):
+def _link_partitions(lake: Lake, table: Table, folder: Path) -> None:
+    """Links the table's partitions, without their ending, lest anybody takes a link for one."""
+    folder.mkdir(parents=True)
+    for path in lake.files(table.name):
+        try:
+            (folder / path.stem).hardlink_to(path)
+        except FileNotFoundError:  # a build has just removed it
+            continue
+
+
+def _is_read(catalogue: Path) -> bool:
+    """Whether another process has the catalogue open: DuckDB locks what it reads or writes."""
+    try:
+        with catalogue.open("rb+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # EAGAIN or EACCES, as POSIX leaves open
+        return True
+    return False
+
+
+def _source(table: Table, folder: Path) -> str:
+    if not any(folder.iterdir()):
         return table.empty_select()
-    pattern = str(lake.root.absolute() / table.name / "*=*.parquet").replace("'", "''")
-    columns = ", ".join(f'"{column.name}"' for column in table.columns)
+    columns = ", ".join(
+        # Parquet knows no hugeint: DuckDB keeps it there as a double.
+        f'"{column.name}"::{column.type} as "{column.name}"'
+        for column in table.columns
+    )
+    pattern = _quoted(f"{glob.escape(str(folder))}/*")
     return f"select {columns} from read_parquet('{pattern}', hive_partitioning = false)"
 
 

@@ -150,7 +150,10 @@ class Ingest:
 
 
 def missing_offsets(names: Iterable[str], near: Iterable[str]) -> list[dict[str, Any]]:
-    """The Kafka offsets between a day's landed segments that no segment of the days around holds.
+    """The Kafka offsets before a day's landed segments that no segment of the days around holds.
+
+    They are the day's to tell whose segment comes next, so that each is told once: also those
+    missing at midnight.
 
     Args:
         names: The day's segments.
@@ -163,10 +166,9 @@ def missing_offsets(names: Iterable[str], near: Iterable[str]) -> list[dict[str,
             found[match["log"]].append((int(match["first"]), int(match["last"])))
     gaps = []
     for log, spans in own.items():
-        first, last = min(spans)[0], max(end for _, end in spans)
-        expected = first
+        expected = min(held[log])[0]
         for start, end in sorted(held[log]):
-            if expected < start <= last and start > first:
+            if expected < start and (start, end) in spans:
                 gaps.append(
                     {
                         "kind": "offsets",

@@ -207,7 +207,7 @@ class Lake:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         loaded: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):  # absent, or no JSON, or not even text
         return None
     return loaded
 

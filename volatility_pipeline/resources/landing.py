@@ -146,7 +146,7 @@ class _Writers:
         self.open[day][2].write(data)
 
     def commit(self, torn: date | None = None) -> bool:
-        """Renames what is new; whether anything was. The segment of the day `torn` lacks its end."""
+        """Renames what is new; whether anything was. The day `torn` gets a segment without end."""
         for day, (_, file, writer) in self.open.items():
             if day == torn:
                 writer.cut()
@@ -173,7 +173,7 @@ class _Writers:
 
 
 class _Plain:
-    """Writes as it is. Whatever the way: the same bytes for the same lines, however they are cut."""
+    """Writes lines as they are; like the other ways, the same lines as the same bytes."""
 
     def __init__(self, file: BufferedWriter) -> None:
         self.write = file.write

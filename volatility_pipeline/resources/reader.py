@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volatility_pipeline.domain.messages import (
+    TICKER_NAMES,
     Message,
     Ticker,
     may_repeat_keys,
@@ -310,7 +311,8 @@ class _Reading:
                 "sum(tickers)::bigint as tickers from ("
                 "select segment, count(*) filter (where kind = 'ticker') as messages, "
                 "count(*) filter (where kind = 'other') as other, "
-                "count(*) filter (where kind = 'ticker') as tickers from fast_lines group by segment "
+                "count(*) filter (where kind = 'ticker') as tickers "
+                "from fast_lines group by segment "
                 "union all select * from plain_books) group by segment"
             ),
         }.items():
@@ -319,8 +321,6 @@ class _Reading:
 
 _DAY = timedelta(days=1)
 _TICKER_FIELDS = [field.name for field in fields(Ticker) if field.name not in ("item", "reason")]
-
-
 _FAULTY_LINE = (None,) * (1 + len(_TICKER_FIELDS))
 
 
@@ -364,6 +364,6 @@ def _envelope(place: tuple[str, int], message: Message) -> tuple[Any, ...]:
         *place,
         message.connection,
         message.sequence_num,
-        message.kind == "ticker",
+        message.channel in TICKER_NAMES,
         message.time,
     )

@@ -14,6 +14,7 @@ from typing import Any
 from volatility_pipeline.domain.messages import screen
 
 BLOCK = 1 << 20
+PIECE = 16 << 10  # of a compressed file: what a fault in it can cost
 SUFFIXES = (".ndjson", ".ndjson.gz", ".ndjson.zst")
 LONGEST_STEM = 180  # bytes of the 255 that a file name may have
 
@@ -26,63 +27,41 @@ class Decoded:
         self.is_torn = False
 
     def __iter__(self) -> Iterator[bytes]:
+        is_compressed = self.path.suffix in (".gz", ".zst")
         with self.path.open("rb") as file:
-            blocks = iter(lambda: file.read(BLOCK), b"")
-            if self.path.suffix in (".gz", ".zst"):
-                yield from self._inflate(blocks)
+            if is_compressed:
+                yield from self._inflate(iter(lambda: file.read(PIECE), b""))
             else:
-                yield from blocks
+                yield from iter(lambda: file.read(BLOCK), b"")
 
-    def _inflate(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """All that decodes, of any number of members or frames; a tear ends it, not an error."""
+    def _inflate(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """All that decodes, of any number of members or frames; a tear ends it, not an error.
+
+        A file that was cut off keeps all it has. Where a byte is wrong, the piece at which the
+        decoder notices is lost; what it made up before that, nothing can tell.
+        """
         import zstandard
 
+        is_gzip = self.path.suffix == ".gz"
         decoder: Any = None
-        offset = start = given = 0
-        for block in blocks:
-            rest = block
-            offset += len(block)
+        for piece in pieces:
+            rest = piece
             while rest:
                 if decoder is None:
-                    decoder = self._decoder()
-                    start, given = offset - len(rest), 0
+                    decoder = (
+                        zlib.decompressobj(wbits=31)
+                        if is_gzip
+                        else zstandard.ZstdDecompressor().decompressobj()
+                    )
                 try:
-                    decoded = decoder.decompress(rest)
+                    yield decoder.decompress(rest)
                 except (zlib.error, zstandard.ZstdError):
                     self.is_torn = True
-                    yield from self._salvage(start, given)
                     return
-                yield decoded
-                given += len(decoded)
                 rest = decoder.unused_data if decoder.eof else b""
                 if decoder.eof:
                     decoder = None
         self.is_torn = decoder is not None
-
-    def _decoder(self) -> Any:
-        import zstandard
-
-        if self.path.suffix == ".gz":
-            return zlib.decompressobj(wbits=31)
-        return zstandard.ZstdDecompressor().decompressobj()
-
-    def _salvage(self, start: int, given: int) -> Iterator[bytes]:
-        """What a broken member or frame holds beyond the bytes given, fed a byte at a time.
-
-        A decoder that fails keeps what it had decoded of the same piece to itself.
-        """
-        import zstandard
-
-        decoder = self._decoder()
-        with self.path.open("rb") as file:
-            file.seek(start)
-            try:
-                for byte in iter(lambda: file.read(1), b""):
-                    decoded = decoder.decompress(byte)
-                    yield decoded[given:]
-                    given = max(given - len(decoded), 0)
-            except (zlib.error, zstandard.ZstdError):
-                return
 
     def lines(self) -> Iterator[bytes]:
         """The lines without their LF; the last may lack one."""
