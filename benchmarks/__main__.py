@@ -42,8 +42,8 @@ def main(
     console = Console()
     if not console.is_terminal:
         console = Console(width=LOG_WIDTH)
-    with _folder(keep) as folder, _progress(console) as step:
-        figures = measure(Lab(folder, step), ticks, repeats)
+    with _folders(keep) as (days, work), _progress(console) as step:
+        figures = measure(Lab(days, work, step), ticks, repeats)
     show(figures, console)
     if markdown is not None:
         markdown.write_text(as_markdown(figures))
@@ -65,6 +65,7 @@ def measure(lab: Lab, ticks: int, repeats: int) -> Figures:
         bare=lambda: lab.bare_read(whole),
         sql=lambda: lab.sql({day: whole}),
         polars=lambda: lab.polars(whole),
+        polars_with_ticks=lambda: lab.polars_with_ticks(whole),
         incremental=lambda: lab.incremental(whole, first_ticks),
         half=lambda: lab.sql({day: half}),
         quarter=lambda: lab.sql({day: quarter}),
@@ -100,13 +101,14 @@ def _in_turn(rounds: int, **measurements: Callable[[], Run]) -> dict[str, Runs]:
 
 
 @contextmanager
-def _folder(keep: Path | None) -> Iterator[Path]:
+def _folders(keep: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Where the made-up days lie, and a folder beside them for the work; that one is removed."""
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        yield keep.absolute()
-    else:
-        with tempfile.TemporaryDirectory(prefix="volatility-bench-") as folder:
-            yield Path(folder)
+    parent = None if keep is None else keep.absolute()
+    with tempfile.TemporaryDirectory(prefix="volatility-bench-", dir=parent) as folder:
+        work = Path(folder)
+        yield parent or work, work
 
 
 @contextmanager

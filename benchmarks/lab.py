@@ -12,10 +12,14 @@ from benchmarks.pipeline import make_root
 
 
 class Lab:
-    """Files under one folder; `step` is told what is being done."""
+    """The days' files in one folder, all else in another of its file system, for links to do.
 
-    def __init__(self, folder: Path, step: Callable[[str], None]) -> None:
-        self.folder = folder
+    `step` is told what is being done.
+    """
+
+    def __init__(self, days: Path, work: Path, step: Callable[[str], None]) -> None:
+        self.days = days
+        self.work = work
         self.step = step
 
     def write_day(self, day: str, ticks: int) -> Path:
@@ -28,7 +32,7 @@ class Lab:
         return self._write(name, "day:write_head", str(source), lines)
 
     def _write(self, name: str, function: str, *arguments: str | int) -> Path:
-        path = self.folder / name
+        path = self.days / name
         self.step(f"writing {name}")
         if not path.exists():
             unfinished = path.with_suffix(".tmp")
@@ -60,6 +64,11 @@ class Lab:
         self.step("polars")
         return fresh("polars_features:write_features", str(source), str(self._polars_file))
 
+    def polars_with_ticks(self, source: Path) -> Run:
+        """The same, and the ticks written as the pipeline writes them."""
+        self.step("polars, the ticks too")
+        return fresh("polars_features:write_ticks_too", str(source), str(self._polars_file))
+
     def incremental(self, source: Path, lines: int) -> Run:
         """Features tick by tick in Python, over the first lines."""
         self.step("incremental Python")
@@ -87,13 +96,12 @@ class Lab:
 
     @property
     def _polars_file(self) -> Path:
-        return self.folder / "polars.parquet"
+        return self.work / "polars.parquet"
 
     @contextmanager
     def _root(self, sources: Mapping[str, Path]) -> Iterator[Path]:
         """A fresh data root, gone afterwards."""
-        root = self.folder / "root"
-        shutil.rmtree(root, ignore_errors=True)
+        root = self.work / "root"
         try:
             yield make_root(root, sources)
         finally:

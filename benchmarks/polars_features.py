@@ -32,10 +32,7 @@ ALIKE = ("product_id", "time", "price", "best_bid", "best_ask", "bid_size", "ask
 
 def write_features(source: str, target: str) -> None:
     """Reads raw lines and writes features and labels side by side to a Parquet file."""
-    # Collected in between, as the query would read the file twice if it were left whole.
-    seconds = ticked_seconds(ticks(source)).collect(engine="in-memory")
-    rows = labels(features(bars(seconds.lazy()))).sort("product_id", "ts").select(COLUMNS)
-    rows.collect(engine="in-memory").write_parquet(target, compression="zstd")
+    _write_rows(ticks(source), target)
 
 
 def write_ticks_too(source: str, target: str) -> None:
@@ -44,7 +41,12 @@ def write_ticks_too(source: str, target: str) -> None:
     line = pl.int_range(1, pl.len() + 1).alias("line")
     kept = ticks(source, volume, line).collect(engine="in-memory")
     kept.write_parquet(f"{target}.ticks", compression="zstd")
-    seconds = ticked_seconds(kept.lazy()).collect(engine="in-memory")
+    _write_rows(kept.lazy(), target)
+
+
+def _write_rows(ticks: pl.LazyFrame, target: str) -> None:
+    # Collected in between, as the query would read the file twice if it were left whole.
+    seconds = ticked_seconds(ticks).collect(engine="in-memory")
     rows = labels(features(bars(seconds.lazy()))).sort("product_id", "ts").select(COLUMNS)
     rows.collect(engine="in-memory").write_parquet(target, compression="zstd")
 

@@ -230,6 +230,54 @@ def test_both_readers_agree_where_they_once_did_not(
     read_both(connection, write(tmp_path, a=[flat(), line, flat()]))
 
 
+def test_both_readers_draw_the_line_to_the_future_at_the_same_microsecond(
+    connection: Any, tmp_path: Path
+) -> None:
+    times = [f"2026-04-04T12:00:00{fraction}Z" for fraction in ("", ".0000009", ".000001")]
+    segments = write(tmp_path, a=[flat(timestamp=time) for time in times]).segments
+    noon = START + timedelta(hours=12)
+    found = read_both(connection, Day(tmp_path, segments, START, noon))
+    assert [row[1] for row in found["messages"]] == [1, 2]
+    assert [row[1:4] for row in found["quarantine"]] == [(3, 0, "no_time")]
+
+
+NAMES = ("product_id", "pair", "price", "best_bid", "best_ask", "best_bid_size", "side", "time")
+NAMES += ("best_bid_quantity", "best_ask_size", "best_ask_quantity", "last_size", "volume_24h")
+NAMES += ("volume_24_h", "trade_id", "sequence", "sequence_num", "timestamp")
+OUTER_NAMES = ("received_at", "ingest_time", "ts")
+
+
+def layer(rng: Random, number: int, *names: str) -> dict[str, Any]:
+    """Half of the names, each with a value of its own, sound wherever it comes from."""
+    values = {name: f"{number}{place:02}.5" for place, name in enumerate(names)}
+    values |= {name: f"A-{number}{name}" for name in ("product_id", "pair")}
+    values |= {name: rng.choice(("buy", "sell")) for name in ("side",)}
+    values |= {"best_ask": f"9{values.get('best_ask')}"}
+    for name in ("trade_id", "sequence", "sequence_num"):
+        values[name] = values.get(name, "")[:-2]
+    for place, name in enumerate(("time", "timestamp", *OUTER_NAMES)):
+        values[name] = f"2026-04-04T1{number}:00:0{place}Z"
+    return {name: values[name] for name in names if rng.random() < 0.5}
+
+
+def layered(rng: Random) -> bytes:
+    """A ticker whose fields stand under any of their names in any of its layers."""
+    item = layer(rng, 1, *(name for name in NAMES if name != "timestamp"))
+    message = layer(rng, 2, *NAMES)
+    outer = layer(rng, 3, *NAMES, *OUTER_NAMES)
+    if rng.random() < 0.5:
+        message |= {"channel": "ticker", "events": [{"tickers": [item]}]}
+    return json.dumps(rng.choice(({**outer, "raw": message}, {**outer, **message}))).encode()
+
+
+def test_both_readers_take_each_field_from_the_same_name_and_layer(
+    connection: Any, tmp_path: Path
+) -> None:
+    rng = Random(5)
+    read_both(connection, write(tmp_path, a=[layered(rng) for _ in range(3000)]))
+    assert vouched(connection)["ticker"] > 1000
+
+
 # --- what the fast reader must still vouch for
 
 
@@ -373,8 +421,9 @@ def test_segment_that_changed_since_it_was_described_is_read_plainly_and_wholly(
 
 @pytest.mark.parametrize("place", ["price=9/side=buy", "a [b] *?{c}", 'it\'s "quoted"', "é"])
 def test_folder_and_file_names_are_no_patterns_and_no_columns(
-    connection: Any, tmp_path: Path, place: str
+    connection: Any, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delattr(reader._Reading, "_copy")  # read where they lie
     folder = tmp_path / place
     folder.mkdir(parents=True)
     for name in ("a[1]", "a1", "a*", "it's", "{a,b}", "-x", " ", "é"):
@@ -390,6 +439,7 @@ def test_relative_folder_is_read(
 ) -> None:
     write(tmp_path, a=[flat()])
     monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.delattr(reader._Reading, "_copy")  # read where it lies
     found = read_both(connection, day_of(Path(tmp_path.name)))
     assert len(found["messages"]) == 1
 
