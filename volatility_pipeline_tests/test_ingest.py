@@ -479,6 +479,7 @@ def test_extreme_sequence_and_trade_numbers_fail_nothing(lake: Lake) -> None:
     lines: list[Any] = [beat(n, 0, "k") for n in (least, most, most)]
     lines += [advanced(n, 1, "k") for n in (least, most)]
     lines += [flat(n % 7, trade_id=n, sequence=n) for n in (least, 0, most)]
+    lines += [flat(9, trade_id=most, sequence=most)]
     land(lake, "a.ndjson", data_of(lines))
     assert [gap["missing"] for gap in gaps(lake, "sequence_num")] == [2**64 - 2]
     assert [gap["missing"] for gap in gaps(lake, "trade_id")] == [2**64 - 3]

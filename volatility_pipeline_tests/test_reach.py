@@ -420,9 +420,6 @@ def test_a_removal_that_crashed_before_its_record_empties_what_lay_behind(
     assert not warehouse.lake.file("features", D).exists()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Warehouse.is_current asks for no file where nothing is read"
-)
 def test_a_file_without_a_record_and_without_inputs_is_stale_and_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

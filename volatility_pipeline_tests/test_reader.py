@@ -319,6 +319,18 @@ def test_fast_reader_vouches_for_clean_lines_of_each_shape(
 
 
 @pytest.mark.parametrize(
+    ("ending", "compress"), [(".gz", gzipped), (".zst", zstandard.compress)], ids=["gz", "zst"]
+)
+def test_fast_reader_reads_compressed_segments_of_several_parts(
+    connection: Any, tmp_path: Path, ending: str, compress: Callable[[bytes], bytes]
+) -> None:
+    part = compress(b"".join(flat(trade_id=number) + b"\n" for number in range(100)))
+    (tmp_path / f"a.ndjson{ending}").write_bytes(part + compress(b"") + part + part)
+    assert len(read_both(connection, day_of(tmp_path))["messages"]) == 300
+    assert vouched(connection) == {"ticker": 300}
+
+
+@pytest.mark.parametrize(
     "line", [*RUBBISH[:-1], b'{"events":5}', b'{"price":"1","price":"2"}', flat(raw=[])]
 )
 def test_one_bad_line_leaves_its_segments_other_lines_to_the_fast_reader(

@@ -389,6 +389,17 @@ def test_longer_volatilities_are_null_until_the_run_is_that_long(lake: Lake) -> 
         assert {row[name] for row in found} == {None, 0.0}
 
 
+def test_no_window_borrows_from_the_run_before_though_the_seconds_adjoin(lake: Lake) -> None:
+    before = run(NOON - 4000 * SECOND, 4000, mid=50.0)
+    found = features_of(lake, *before, *run(NOON, 3602))
+    later = {row["ts"]: row for row in found if row["ts"] > NOON}
+    assert min(later) == NOON + 301 * SECOND
+    for name, seconds in (("realized_volatility_900s", 900), ("realized_volatility_3600s", 3600)):
+        known = [ts for ts, row in later.items() if row[name] is not None]
+        assert known[0] == NOON + (seconds + 1) * SECOND
+        assert {row[name] for row in later.values()} == {None, 0.0}
+
+
 def test_a_run_up_to_midnight_has_its_row_at_0_in_the_day_after(lake: Lake) -> None:
     tomorrow = TODAY + DAY
     found = features_of(lake, *run(MIDNIGHT - 301 * SECOND, 301), days=(TODAY, tomorrow))
@@ -496,7 +507,21 @@ def test_a_tick_of_the_next_run_vouches_for_nothing_though_the_seconds_adjoin(la
     for row in bars[50:]:
         row |= {"tick_count": 0}
     bars += run(NOON + 62 * SECOND, 10)
-    assert futures(labels_of(lake, [feature(NOON)], bars)) == {0: None}
+    found = labels_of(lake, [feature(NOON + number * SECOND) for number in range(3)], bars)
+    assert futures(found) == {0: None, 1: None, 2: None}
+
+
+@pytest.mark.parametrize("max_gap_seconds", [1, 30, 3600])
+def test_the_vouching_tick_may_come_as_late_as_the_gap_allows(
+    lake: Lake, max_gap_seconds: int
+) -> None:
+    last = MIDNIGHT + 58 * SECOND - timedelta(microseconds=1)
+    vouching = last + timedelta(seconds=max_gap_seconds)
+    ticks = [tick(MIDNIGHT + number * SECOND) for number in range(-400, 58)]
+    write_ticks(lake, [*ticks, tick(last, line=2), tick(vouching)])
+    build(Warehouse(lake, max_gap_seconds, threads=1))
+    label = rows(lake, "labels")[BTC, MIDNIGHT - SECOND]
+    assert label["future_volatility_60s"] == 0.0
 
 
 def test_a_run_that_ends_within_the_horizon_or_at_its_start_leaves_it_unknown(lake: Lake) -> None:
@@ -566,6 +591,13 @@ def test_a_volatility_counts_until_it_is_24_hours_old(lake: Lake) -> None:
         pytest.approx(1 + 0.9 * 59),
         *[pytest.approx(2 + 0.9 * 59)] * 3,
     ]
+
+
+def test_the_first_row_of_a_day_knows_the_whole_day_before(lake: Lake) -> None:
+    eve = minutes(at("2026-04-04 00:00"), 60)
+    found = labels_of(lake, [*eve, feature(MIDNIGHT, 1e9)], [], TODAY + DAY)
+    # The volatility of 00:00 the day before is 24 hours old: 59 stay, and the row's own.
+    assert thresholds(found) == [pytest.approx(2 + 0.9 * 59)]
 
 
 def test_one_products_volatilities_make_no_threshold_for_the_other(lake: Lake) -> None:

@@ -119,7 +119,7 @@ def read_line(line: bytes, *, day: date | None = None, now: datetime | None = No
             inner = read_object(value) if type(value) is str else value
             if not isinstance(inner, dict):
                 if not any(key in outer for key in FLAT_NAMING_KEYS):
-                    return Message("not_json", time=_capture_time(outer))
+                    return Message("not_json", time=parse_time(_capture(outer, {})))
                 inner = None
             break
     return _read_message(outer, inner, day, now)
@@ -323,18 +323,15 @@ def _text(value: object) -> str | None:
     return value if type(value) is str and _SURROGATE.search(value) is None else None
 
 
-def _capture(outer: Mapping[str, Any]) -> Any:
+def _capture(outer: Mapping[str, Any], message: Mapping[str, Any]) -> Any:
     """The capture time as written; a bare envelope's `timestamp` is the exchange's, not ours."""
-    names = [name for name in CAPTURE_NAMES if not (name == "timestamp" and _is_envelope(outer))]
+    is_bare_envelope = message is outer and _is_envelope(outer)
+    names = (name for name in CAPTURE_NAMES if not (name == "timestamp" and is_bare_envelope))
     return _first((outer,), *names)
 
 
 def _is_envelope(message: Mapping[str, Any]) -> bool:
     return _text(message.get("channel")) is not None
-
-
-def _capture_time(outer: Mapping[str, Any]) -> datetime | None:
-    return parse_time(_capture(outer))
 
 
 def _read_message(
@@ -420,7 +417,7 @@ def _read_ticker(
         reason,
         product_id=product_id,
         event_time=event_time,
-        capture_time=_capture_time(outer),
+        capture_time=parse_time(_capture(outer, message)),
         sequence=parse_integer(_first(layers, "sequence_num", "sequence")),
         trade_id=parse_integer(_first(layers, "trade_id")),
         price=price,
@@ -452,4 +449,4 @@ def _event_stamp(
         stamp = message.get("timestamp")
     if stamp is None:
         stamp = outer.get("time")
-    return _capture(outer) if stamp is None else stamp
+    return _capture(outer, message) if stamp is None else stamp

@@ -48,8 +48,8 @@ class Lake:
         return sorted((self.root / stage).glob("*=*.parquet"))
 
     def days(self, stage: str) -> list[date]:
-        """The days for which a data stage has a record, in order."""
-        names = (path.stem for path in (self.root / stage).glob("date=*.json"))
+        """The days for which a data stage has a record or a file, in order."""
+        names = {path.stem for path in (self.root / stage).glob("date=*")}
         return sorted(date.fromisoformat(name.removeprefix("date=")) for name in names)
 
     # Raw segments

@@ -106,7 +106,7 @@ class Warehouse:
         made_from = self.made_from(stage, day)
         record = self.lake.record(stage, day)
         if record is None:
-            return not made_from["inputs"]
+            return not made_from["inputs"] and not self.lake.file(stage, day).exists()
         return bool(record["made_from"] == made_from)
 
     def build(self, stage: str, day: date) -> dict[str, Any]:

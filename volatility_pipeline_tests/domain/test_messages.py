@@ -243,6 +243,13 @@ def test_timestamp_of_a_bare_envelope_is_no_capture_time() -> None:
     assert one(ADVANCED_TICKER).capture_time is None
 
 
+def test_timestamp_of_a_wrapper_is_a_capture_time_even_if_it_names_the_channel() -> None:
+    ticker = one({"channel": "ticker", "timestamp": NOON, "raw": SOUND})
+    assert ticker.capture_time == ticker.event_time == at("2026-04-04 12:00")
+    message = read({"channel": "ticker", "timestamp": NOON, "raw": "<html>"})
+    assert message.time == at("2026-04-04 12:00")
+
+
 def test_wrapped_text_that_is_no_json_is_not_json_and_keeps_its_capture_time() -> None:
     message = read({"received_at": NOON, "connection": "a", "sent": 4, "raw": "<html>"})
     assert message == Message("not_json", time=at("2026-04-04 12:00"))
