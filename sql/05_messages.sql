@@ -8,7 +8,7 @@
 -- noqa: disable=RF03
 with lines as (
     select
-        filename,
+        file_index,
         raw,
         channel,
         connection,
@@ -72,14 +72,14 @@ with lines as (
                     volume_24h varchar, volume_24_h varchar, side varchar, trade_id varchar,
                     "sequence" varchar, sequence_num varchar, "time" varchar)[])[])'
         },
-        format = 'newline_delimited', records = 'true', filename = true, hive_partitioning = false,
+        format = 'newline_delimited', records = 'true', hive_partitioning = false,
         maximum_object_size = 16777216
     )
 ),
 
 layered as (
     select
-        filename,
+        file_index,
         connection,
         message_channel,
         message_type,
@@ -135,7 +135,7 @@ layered as (
 
 typed as (
     select
-        filename,
+        file_index,
         connection,
         message_channel,
         message_type,
@@ -159,22 +159,25 @@ typed as (
         is_one_ticker
         and regexp_full_match(
             concat_ws(
-                '|', product_id, stamp, coalesce(capture, stamp), coalesce(connection, '"none"'),
-                coalesce(side, 'buy'), coalesce("sequence", '0'), coalesce(trade_id, '0'),
-                coalesce(message_sequence_num, '0'), price, best_bid, best_ask,
-                coalesce(bid_size, '0'), coalesce(ask_size, '0'), coalesce(last_size, '0'),
-                coalesce(volume_24h, '0')
+                '|', product_id, stamp, case when capture != stamp then capture else '=' end,
+                price, best_bid, best_ask, coalesce(bid_size, '0'), coalesce(ask_size, '0'),
+                coalesce(last_size, '0'), coalesce(volume_24h, '0')
             ),
             '([A-Z]|\d{1,9}-?[A-DF-Z])[A-Za-z0-9._-]{0,54}'
-            || '(\|[12]\d{3}-\d\d-\d\d[T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?Z?){2}'
-            || '\|"[A-Za-z0-9_-]{1,64}"\|(buy|sell|BUY|SELL)(\|(0|[1-9]\d{0,17})){3}'
+            || '(\|(=|[12]\d{3}-\d\d-\d\d[T ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?Z?)){2}'
             || '(\|(0|[1-9]\d{0,16})(\.\d{1,30})?){7}'
-        ) as is_in_form
+        )
+        and coalesce(side in ('buy', 'sell', 'BUY', 'SELL'), true)
+        and coalesce(regexp_full_match(connection::varchar, '"[A-Za-z0-9_-]{1,64}"'), true)
+        and coalesce(regexp_full_match("sequence", '0|[1-9]\d{0,17}'), true)
+        and coalesce(regexp_full_match(trade_id, '0|[1-9]\d{0,17}'), true)
+        and coalesce(regexp_full_match(message_sequence_num, '0|[1-9]\d{0,17}'), true)
+            as is_in_form
     from layered
 )
 
 select
-    filename,
+    file_index::integer as file_index,
     case
         when not is_known_shape then null
         when

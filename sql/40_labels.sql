@@ -10,7 +10,8 @@ with near as (
         *,
         lag(mid) over in_time as previous_mid,
         -- the first second with a tick at or after this one, and how long its run is by then
-        min(case when tick_count > 0 then "second" end) over from_now as next_tick_second,
+        first_value(case when tick_count > 0 then "second" end ignore nulls) over from_now
+            as next_tick_second,
         "second" - interval 59 seconds as ts
     from bars
     where

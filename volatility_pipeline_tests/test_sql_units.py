@@ -121,6 +121,16 @@ def test_of_a_tie_the_last_in_total_order_stands_nulls_after_every_sequence(lake
     assert mids == [11, 21, 31, 41, 51, 61]
 
 
+def test_time_comes_before_sequence_within_a_second(lake: Lake) -> None:
+    made = bars_of(
+        lake,
+        tick(NOON, 10, 20, sequence=9, **sized(1, 1)),
+        tick(NOON + SECOND / 4, 20, 30, sequence=8, **sized(1, 1)),
+        tick(NOON + SECOND / 2, 30, 40, sequence=7),
+    )
+    assert columns(made[:1], "mid", "microprice", "tick_count") == [(35, 25, 3)]
+
+
 def test_the_newest_sized_tick_of_a_tie_is_the_last_in_total_order_with_sizes(lake: Lake) -> None:
     made = bars_of(
         lake,

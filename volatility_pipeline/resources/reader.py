@@ -70,7 +70,7 @@ _PLAIN_TABLES = {
     },
     "gap_lines": {"segment": "varchar", "line": "bigint", "gap": "varchar"},
 }
-_FILES = {"filename": "varchar", "segment": "varchar", "first": "bigint"}
+_FILES = {"file_index": "integer", "segment": "varchar", "first": "bigint"}
 
 
 @dataclass(frozen=True)
@@ -149,14 +149,14 @@ class _Reading:
         }
         row = 0
         known = []
-        for segment in readable:
-            known.append((str(paths[segment.name]), segment.name, row))
+        for index, segment in enumerate(readable):
+            known.append((index, segment.name, row))
             row += segment.lines
         if known:
             self.connection.executemany("insert into files values (?, ?, ?)", known)
         for name, line in self.connection.execute(
             "select files.segment, lines.rowid - files.first + 1 as line from lines "
-            "inner join files using (filename) where lines.kind is null order by lines.rowid"
+            "inner join files using (file_index) where lines.kind is null order by lines.rowid"
         ).fetchall():
             found = doubtful.setdefault(name, [])
             if found is not None:
@@ -209,11 +209,11 @@ class _Reading:
                 return self._try(segments, paths)
             half = len(segments) // 2
             return self._try(segments[:half], paths) + self._try(segments[half:], paths)
-        sql = "select filename, count(*) from lines group by filename"
+        sql = "select file_index, count(*) from lines group by file_index"
         counts = dict(self.connection.execute(sql).fetchall())
         self.read = segments
         return [
-            segment for segment in segments if counts.get(str(paths[segment.name])) == segment.lines
+            segment for index, segment in enumerate(segments) if counts.get(index) == segment.lines
         ]
 
     def _create_lines(self, paths: list[Path]) -> None:
@@ -264,11 +264,11 @@ class _Reading:
             self._insert()
 
     def _insert(self) -> None:
-        import pyarrow as pa
-
         for table, rows in self.rows.items():
             if not rows:
                 continue
+            import pyarrow as pa  # a quarter of a second, and clean days need none of it
+
             arrays = {
                 name: pa.array(column, _arrow_type(kind))
                 for (name, kind), column in zip(
@@ -289,7 +289,7 @@ class _Reading:
         )
         fast_lines = (
             "select files.segment, lines.rowid - files.first + 1 as line, 0::integer as item, "
-            "lines.* exclude (filename) from lines inner join files using (filename) "
+            "lines.* exclude (file_index) from lines inner join files using (file_index) "
             "where lines.kind is not null"
         )
         for name, sql in {
