@@ -107,13 +107,13 @@ def printed_ticks(draw: st.DrawFn, *, max_span_seconds: int) -> Ticks:
     return Ticks(draw(tick_lists(max_span_seconds=max_span_seconds)))
 
 
-@settings(SLOW, max_examples=16)
+@settings(SLOW, max_examples=14)
 @given(printed_ticks(max_span_seconds=900), st.sampled_from((30, 30, 60, 1)))
 def test_made_up_ticks_give_what_the_oracle_gives(ticks: Ticks, max_gap_seconds: int) -> None:
     assert_built_agreement(ticks, max_gap_seconds)
 
 
-@settings(SLOW, max_examples=4)
+@settings(SLOW, max_examples=3)
 @given(printed_ticks(max_span_seconds=900), st.integers(0, 2**16), st.integers(-600, 600))
 def test_two_products_beside_each_other_give_what_each_gives_alone(
     ticks: Ticks, seed: int, shift: int

@@ -114,7 +114,7 @@ def _show(running: "Orchestrator", product: str) -> None:
     table = Table(box=box.SIMPLE, pad_edge=False)
     for name in rows[0]:
         if name not in REPORT_ONLY:
-            table.add_column(name, no_wrap=name != "Model")
+            table.add_column(name.removesuffix(" rate"), no_wrap=name != "Model")
     for row in rows:
         row["Lift"] = row["Lift"].split(" [")[0]
         table.add_row(*(text for name, text in row.items() if name not in REPORT_ONLY))

@@ -73,8 +73,9 @@ class Lake:
         return [folder / name for name in sorted(self._listing(folder))]
 
     def manifest(self, day: date) -> dict[str, Any] | None:
-        """One day's manifest as it was last written, if it was."""
-        return _read_json(self.raw_folder(day) / MANIFEST)
+        """One day's manifest as it was last written, if it was, by this version of the reader."""
+        manifest = _read_json(self.raw_folder(day) / MANIFEST)
+        return manifest if manifest and manifest.get("version") == MANIFEST_VERSION else None
 
     def describe_raw(self, day: date) -> list[Segment]:
         """Every segment of a day; those that the manifest holds at this size are not read again."""
