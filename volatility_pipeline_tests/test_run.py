@@ -39,7 +39,7 @@ def test_run_prints_table_report_and_what_is_next(ran: tuple[Path, Answer]) -> N
     assert answer.code == 0, answer.errors
     assert "BTC-USD: INSUFFICIENT: " in answer.out
     for rung in LADDER.values():
-        assert f"\n{rung.title} " in answer.out
+        assert f" {rung.title} " in answer.out
     assert f"Report: {root / 'evaluation' / 'product=BTC-USD' / 'report.html'}" in answer.out
     assert "Next: open the report" in answer.out
 
