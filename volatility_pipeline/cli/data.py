@@ -159,6 +159,8 @@ def build(
 
 def build_days(running: "Orchestrator", chosen: list[date] | None = None) -> None:
     """Builds the chosen days, or what is stale, says what was done, and publishes."""
+    from volatility_pipeline.resources.feature_store import publish
+
     days = running.stale_days() if chosen is None else chosen
     if days:
         running.build(days, force=chosen is not None)
@@ -166,6 +168,7 @@ def build_days(running: "Orchestrator", chosen: list[date] | None = None) -> Non
         OUT.print(f"Built {days[0]} to {days[-1]}: {_counts(running.lake, days)}.")
     else:
         OUT.print("Nothing has changed since the last build.")
+        publish(running.lake)  # a build that was killed may not have come to it
 
 
 def _chosen_days(
