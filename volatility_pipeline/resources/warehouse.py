@@ -36,7 +36,8 @@ OUTLINES = {
     "features": "realized_volatility_60s",
     "labels": "future_volatility_60s",
 }
-READER = Path(__file__).parents[1] / "domain" / "messages.py"
+DOMAIN = Path(__file__).parents[1] / "domain"
+READER = (DOMAIN / "messages.py", DOMAIN / "values.py")
 
 
 def sql_text(name: str) -> str:
@@ -50,7 +51,8 @@ def code_hash(stage: str) -> str:
     for name in STAGE_SQL[stage]:
         digest.update((SQL / name).read_bytes())
     if stage in ("raw", "ticks"):
-        digest.update(READER.read_bytes())
+        for path in READER:
+            digest.update(path.read_bytes())
     if stage in TABLES:
         digest.update(str(TABLES[stage].version).encode())
     return digest.hexdigest()[:16]

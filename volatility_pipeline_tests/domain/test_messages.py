@@ -10,17 +10,14 @@ import pytest
 from volatility_pipeline.domain.messages import (
     DEEPEST,
     Message,
-    Number,
     Ticker,
     may_repeat_keys,
-    parse_integer,
-    parse_number,
-    parse_time,
     read_day,
     read_line,
     read_object,
     screen,
 )
+from volatility_pipeline.domain.values import Number, parse_integer, parse_number, parse_time
 
 DAY = date(2026, 4, 4)
 NOW = datetime(2026, 4, 4, 18)  # noqa: DTZ001  UTC without a zone, as everywhere
