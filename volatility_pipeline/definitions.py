@@ -22,6 +22,7 @@ from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.tracking import Tracking
 from volatility_pipeline.resources.training import Training
 from volatility_pipeline.resources.warehouse import Warehouse
+from volatility_pipeline.sensors.landed_files import landed_files_sensor
 from volatility_pipeline.settings import Settings
 
 STAGES = {
@@ -76,6 +77,7 @@ def build_defs(
                 description="Splits, models and evaluation of a product.",
             ),
         ],
+        sensors=[landed_files_sensor],
         resources=dict(resources),
         executor=dg.in_process_executor,
         loggers=dict(loggers or {}) or None,

@@ -17,6 +17,12 @@ class Settings(BaseSettings):
     volatility_first_day: date = date(2025, 1, 1)
     volatility_products: Annotated[tuple[str, ...], NoDecode] = ("BTC-USD", "ETH-USD")
     volatility_max_gap_seconds: int = Field(default=30, ge=1, le=3600)
+    volatility_unattended: bool = False
+    volatility_raw_keep_days: int | None = Field(default=None, ge=1)
+    kafka_bootstrap_servers: str = "localhost:9092"
+    volatility_topic_partitions: int = Field(default=3, ge=1)
+    volatility_topic_retention_hours: float = Field(default=168.0, gt=0)
+    volatility_spool_mb: int = Field(default=4096, ge=1)
     mlflow_tracking_uri: str | None = None
 
     @field_validator("volatility_products", mode="before")

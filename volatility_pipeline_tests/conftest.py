@@ -1,11 +1,13 @@
 """Fixtures that several test modules share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline_tests.broker import Broker, missing_tools
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -29,3 +31,35 @@ def recordings() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real Kafka: KAFKA_BOOTSTRAP_SERVERS's, else one of the session's own."""
+    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if given:
+        yield given
+        return
+    own = start_broker(tmp_path_factory.mktemp("kafka"))
+    yield own.address
+    own.stop()
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Broker]:
+    """A Kafka of the test's own, to be stopped and started at will."""
+    own = start_broker(tmp_path / "kafka")
+    yield own
+    own.stop()
+
+
+def start_broker(folder: Path) -> Broker:
+    """Starts a broker, or skips where this machine cannot; in CI that is a failure."""
+    reason = missing_tools()
+    if reason is not None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    started = Broker(folder)
+    started.start()
+    return started

@@ -38,6 +38,7 @@ INNER_WALLS = {
     },
     "assets": {"cli", "feed", "serving", "definitions"},
     "checks": {"cli", "feed", "serving", "definitions", "assets"},
+    "sensors": {"cli", "feed", "serving", "definitions", "assets", "checks"},
 }
 HEAVY = {"mlflow", "dagster_mlflow", "sklearn", "xgboost", "matplotlib", "arch", "skops", "pandas"}
 

@@ -522,15 +522,15 @@ def test_silence_is_longer_than_the_most_allowed_and_per_product(lake: Lake) -> 
 def test_recorders_gap_lines_are_read_into_the_manifest(lake: Lake) -> None:
     gap = {"type": "gap", "product_id": "BTC-USD", "from": at(0), "to": at(9), "reason": "closed"}
     odd = {"type": "gap", "product_id": {"a": "\ud800"}, "from": 5, "to": None}
-    wrapped = {"received_at": at(10), "connection": "k", "raw": {**gap, "reason": "stale"}}
+    wrapped = {"received_at": at(10), "connection": "k", "raw": {**gap, "missing": 3}}
     land(lake, "a.ndjson", data_of([flat(0), gap, odd, wrapped]))
     found = gaps(lake, "recorded")
-    known = {"subject": "BTC-USD", "from": at(0), "to": at(9), "is_hint": False}
-    nothing = {"to": None, "reason": None, "is_hint": False}
+    known = {"subject": "BTC-USD", "from": at(0), "to": at(9), "is_hint": False, "reason": "closed"}
+    nothing = {"to": None, "reason": None, "missing": None, "is_hint": False}
     assert found == [
-        {**known, "reason": "closed"},
+        {**known, "missing": None},
         {"subject": {"a": "\ud800"}, "from": "5", **nothing},
-        {**known, "reason": "stale"},
+        {**known, "missing": 3},
     ]
     assert build(lake)["a.ndjson"]["other"] == 3
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from volatility_pipeline.domain.messages import read_line
-from volatility_pipeline.resources import reader
+from volatility_pipeline.resources import parts, reader
 from volatility_pipeline.resources.reader import Day, messages
 from volatility_pipeline.resources.segments import Decoded, Segment, describe
 from volatility_pipeline.resources.warehouse import connect
@@ -71,10 +71,14 @@ def vouched(connection: Any) -> dict[str | None, int]:
 def read_both(connection: Any, day: Day) -> dict[str, Rows]:
     """What both readers say of a day, which must be the same."""
     plain = read(connection, day, is_plain_only=True)
-    fast = read(connection, day)
-    empty = [(segment.name, 0, 0, 0) for segment in day.segments if not segment.lines]
-    fast["line_books"] = sorted(fast["line_books"] + empty, key=repr)  # read by nobody
-    assert fast == plain
+    for small in (0, 300, parts.SMALL_BYTES):  # each segment by itself, some joined, all joined
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(parts, "SMALL_BYTES", min(small, parts.SMALL_BYTES))
+            patched.setattr(parts, "PART_BYTES", max(small, 1000))
+            fast = read(connection, day)
+        empty = [(segment.name, 0, 0, 0) for segment in day.segments if not segment.lines]
+        fast["line_books"] = sorted(fast["line_books"] + empty, key=repr)  # read by nobody
+        assert fast == plain
     return fast
 
 
@@ -392,7 +396,12 @@ def test_line_numbers_are_right_over_large_and_small_segments_on_any_number_of_t
         ]
 
 
-def test_many_small_segments_keep_their_lines_apart(connection: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("small", "part"), [(0, 0), (100, 500), (1000, 5000), (1000, 1 << 20)])
+def test_many_small_segments_keep_their_lines_apart(
+    connection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int, part: int
+) -> None:
+    monkeypatch.setattr(parts, "SMALL_BYTES", small)
+    monkeypatch.setattr(parts, "PART_BYTES", part)
     for number in range(300):
         lines = [flat(price=str(number + 1)), b"", flat(trade_id=number), b"x%d" % number]
         data = b"\n".join(lines[: 1 + number % 4])
@@ -435,7 +444,8 @@ def test_segment_that_changed_since_it_was_described_is_read_plainly_and_wholly(
 def test_folder_and_file_names_are_no_patterns_and_no_columns(
     connection: Any, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(reader._Reading, "_copy")  # read where they lie
+    monkeypatch.setattr(parts, "SMALL_BYTES", 0)  # read where they lie
+    monkeypatch.delattr(parts.Parts, "join")
     folder = tmp_path / place
     folder.mkdir(parents=True)
     for name in ("a[1]", "a1", "a*", "it's", "{a,b}", "-x", " ", "é"):
@@ -451,7 +461,8 @@ def test_relative_folder_is_read(
 ) -> None:
     write(tmp_path, a=[flat()])
     monkeypatch.chdir(tmp_path.parent)
-    monkeypatch.delattr(reader._Reading, "_copy")  # read where it lies
+    monkeypatch.setattr(parts, "SMALL_BYTES", 0)  # read where it lies
+    monkeypatch.delattr(parts.Parts, "join")
     found = read_both(connection, day_of(Path(tmp_path.name)))
     assert len(found["messages"]) == 1
 

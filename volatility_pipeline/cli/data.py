@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SIMULATED_HOURS = 72.0
 LANDING_HEADROOM = 64 << 20
+MANY_SEGMENTS = 100
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +51,7 @@ def import_files(
         check_recording(path)
     lake.check_writable(sum(path.stat().st_size for path in files) + LANDING_HEADROOM)
     table = Table("file", "day", "lines", "")
-    with _progress() as progress:
+    with bytes_progress() as progress:
         for path in files:
             task = progress.add_task(path.name, total=path.stat().st_size)
             landed = import_file(
@@ -204,7 +205,7 @@ def _counts(lake: Lake, days: list[date]) -> str:
 
 
 def status(data: DataOption = None) -> None:
-    """Show days, rows, gaps, quarantine, last runs and evaluations.
+    """Show days, rows, gaps, quarantine, disk use, last runs and evaluations.
 
     Example: `volatility status`
     """
@@ -214,13 +215,15 @@ def status(data: DataOption = None) -> None:
     if not days:
         OUT.print(f"{lake.root}: no data yet; `volatility run` simulates three days to begin with.")
         return
-    table = Table("day", "source", "raw MB", "gaps", "ticks", "faulty", "features", "labels")
-    table.box = box.SIMPLE
+    table = Table("day", "source", box=box.SIMPLE, padding=0)  # as wide as a terminal can be narrow
+    for name in ("raw MB", "files", "gaps", "ticks", "faulty", "features", "labels"):
+        table.add_column(name, justify="right")
     for column in table.columns:
         column.no_wrap = True
     for day in days:
         table.add_row(*_status_row(lake, day))
     OUT.print(table)
+    _print_disk(lake)
     _print_evaluations(settings, lake)
     if (lake.root / "dagster").exists():
         _print_runs(settings)
@@ -243,10 +246,33 @@ def _status_row(lake: Lake, day: date) -> list[str]:
     return [
         day.isoformat(),
         source,
-        f"{sum(sizes) / 1e6:.1f}" if sizes else "–",
+        "moved" if lake.moved(day) else f"{sum(sizes) / 1e6:.1f}" if sizes else "–",
+        str(len(sizes)),
         str(gaps),
         *("–" if record is None else f"{record['rows']:,}" for record in rows),
     ]
+
+
+def _print_disk(lake: Lake) -> None:
+    from volatility_pipeline.resources.disk import free, growth, usage
+
+    used = " · ".join(f"{kind} {size / 1e6:,.1f}" for kind, size in usage(lake.root).items())
+    OUT.print(f"MB on disk: {used}; {free(lake.root) / 1e6:,.0f} free.")
+    grown = growth(lake)
+    if grown is not None:
+        OUT.print(grown.said())
+    today = datetime.now(UTC).date()
+    scattered = [
+        str(day)
+        for day in lake.raw_days()
+        if day < today and len(lake.segments(day)) > MANY_SEGMENTS
+    ]
+    if scattered:
+        OUT.print(
+            f"Days of more than {MANY_SEGMENTS} segments; to make one file of each: "
+            f"[bold]volatility compact {' '.join(scattered)}[/]",
+            soft_wrap=True,
+        )
 
 
 def _print_evaluations(settings: "Settings", lake: Lake) -> None:
@@ -291,7 +317,8 @@ def _add_rows(table: Table, landed: "Landed") -> None:
         table.add_row(landed.source, "–", "0", "empty: nothing to import")
 
 
-def _progress() -> Progress:
+def bytes_progress() -> Progress:
+    """A progress bar of bytes read, on a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

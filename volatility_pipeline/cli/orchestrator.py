@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from volatility_pipeline.cli.console import ERRORS
 from volatility_pipeline.domain.errors import RefusedError
-from volatility_pipeline.domain.reach import DATA_STAGES, affected, ranges
+from volatility_pipeline.domain.reach import ranges
 from volatility_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,25 +48,11 @@ class Orchestrator:
         return self.resources["training"]  # type: ignore[no-any-return]
 
     def stale_days(self) -> list[date]:
-        """The days that a build has to look at: what is stale, and what that may change.
-
-        Only a day with raw lines, the day after one, and a day that was built once can hold rows.
-        """
+        """The days that a build has to look at: what is stale, and what that may change."""
         from volatility_pipeline.partitions import is_partition
 
         warehouse: Warehouse = self.resources["warehouse"]
-        raw = set(self.lake.raw_days())
-        days = raw | {day + timedelta(days=1) for day in raw}
-        for stage in DATA_STAGES:
-            days |= set(self.lake.days(stage))
-        days = {day for day in days if is_partition(day)}
-        stale = {
-            (stage, day)
-            for day in days
-            for stage in DATA_STAGES
-            if not warehouse.is_current(stage, day)
-        }
-        return sorted(days & {day for _, day in affected(stale)})
+        return warehouse.stale_days(is_partition)
 
     def prune_runs(self) -> None:
         """Deletes old runs that no partition's newest materialization comes from any more."""
@@ -88,12 +74,11 @@ class Orchestrator:
 
     def build(self, days: list[date], *, force: bool = False) -> None:
         """Materializes the data stages of some days, a run for each stretch of adjoining days."""
+        from volatility_pipeline.partitions import build_tags
+
         ops = {op: {"config": {"force": force}} for op in DATA_OPS}
         for first, last in ranges(days):
-            tags = {
-                "dagster/asset_partition_range_start": first.isoformat(),
-                "dagster/asset_partition_range_end": last.isoformat(),
-            }
+            tags = build_tags(first, last)
             self._run("build", f"Building {first} to {last}", ops, tags=tags)
 
     def train(self, product: str, policy: "Policy") -> None:

@@ -1,7 +1,6 @@
 """From raw segments to the manifest, the ticks, the quarantine and the books of a day."""
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,17 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volatility_pipeline.domain.schemas import QUARANTINE, TICKS
+from volatility_pipeline.domain.values import parse_integer
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.reader import Day, messages
-from volatility_pipeline.resources.segments import Segment
+from volatility_pipeline.resources.segments import LANDED, Segment
 from volatility_pipeline.resources.warehouse import Warehouse, connect, sql_text, write_parquet
 
 if TYPE_CHECKING:
     import duckdb
 
-_LANDED = re.compile(
-    r"(?P<log>.+-[0-9a-f]{8}-\d+)-(?P<first>\d{20})-(?P<last>\d{20})\.ndjson(?:\.gz|\.zst)?"
-)
 _BOOKS = """
 select
     segments.segment,
@@ -55,6 +52,7 @@ class Ingest:
 
     def write_manifest(self, day: date) -> dict[str, Any]:
         """Describes the day's segments, finds its gaps, and commits the manifest."""
+        self.lake.check_not_moved(day)
         segments = self.lake.describe_raw(day)
         if not segments and not self.lake.raw_folder(day).is_dir():
             return {"segments": [], "gaps": []}
@@ -71,6 +69,7 @@ class Ingest:
         The books stand in the ticks' record under `books`: for each segment `lines`, `messages`,
         `other`, `quarantined_lines`, `tickers`, `ticks`, `duplicates`, `quarantined_tickers`.
         """
+        self.lake.check_not_moved(day)
         made_from = self.warehouse.made_from("ticks", day)
         manifest = self.lake.manifest(day) or {"segments": []}
         segments = [Segment(**entry) for entry in manifest["segments"]]
@@ -124,12 +123,13 @@ class Ingest:
                     "subject": gap.get("product_id"),
                     "from": gap.get("from"),
                     "to": gap.get("to"),
+                    "missing": parse_integer(gap.get("missing")),
                     "reason": gap.get("reason"),
                     "is_hint": False,
                 }
             )
         near = [day + timedelta(days=offset) for offset in (-1, 0, 1)]
-        landed = {at: [path.name for path in self.lake.segments(at)] for at in near}
+        landed = {at: self.lake.landed_names(at) for at in near}
         return gaps + missing_offsets(
             landed[day], [name for names in landed.values() for name in names]
         )
@@ -138,12 +138,14 @@ class Ingest:
     def _books(
         connection: "duckdb.DuckDBPyConnection", segments: list[Segment]
     ) -> list[dict[str, Any]]:
-        connection.execute("create or replace temp table segments (segment varchar, lines bigint)")
-        if segments:
-            connection.executemany(
-                "insert into segments values (?, ?)",
-                [(segment.name, segment.lines) for segment in segments],
-            )
+        connection.execute(
+            "create or replace temp table segments as "
+            "select unnest($names::varchar[]) as segment, unnest($lines::bigint[]) as lines",
+            {
+                "names": [segment.name for segment in segments],
+                "lines": [segment.lines for segment in segments],
+            },
+        )
         found = connection.execute(_BOOKS)
         names = [column[0] for column in found.description or ()]
         return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
@@ -162,7 +164,7 @@ def missing_offsets(names: Iterable[str], near: Iterable[str]) -> list[dict[str,
     own: dict[str, list[tuple[int, int]]] = defaultdict(list)
     held: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for found, given in ((own, names), (held, near)):
-        for match in filter(None, map(_LANDED.fullmatch, given)):
+        for match in filter(None, map(LANDED.fullmatch, given)):
             found[match["log"]].append((int(match["first"]), int(match["last"])))
     gaps = []
     for log, spans in own.items():

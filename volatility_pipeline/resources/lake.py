@@ -9,13 +9,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from volatility_pipeline.domain.errors import BadInputError
+from volatility_pipeline.domain.errors import BadInputError, RefusedError
 from volatility_pipeline.resources.segments import (
     SUFFIXES,
     Segment,
@@ -26,6 +26,8 @@ from volatility_pipeline.resources.segments import (
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
+COMPACTED = "compacted-"
+COMPACTED_SUFFIX = ".ndjson.zst"
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,45 @@ class Lake:
         folder = self.raw_folder(day)
         return [folder / name for name in sorted(self._listing(folder))]
 
+    def landed_names(self, day: date) -> set[str]:
+        """The names of all segments that a day ever held, those that were compacted included."""
+        folder = self.raw_folder(day)
+        names = set(self._listing(folder))  # first: a sidecar is there before its originals go
+        for path in folder.glob(f"{COMPACTED}*.json"):
+            names.update(replaced(read_json(path) or {}))
+        return names
+
     def manifest(self, day: date) -> dict[str, Any] | None:
-        """One day's manifest as it was last written, if it was, by this version of the reader."""
-        manifest = _read_json(self.raw_folder(day) / MANIFEST)
-        return manifest if manifest and manifest.get("version") == MANIFEST_VERSION else None
+        """One day's manifest as it was last written, if it was, by this version of the reader.
+
+        Where the segments were moved away, nothing can be read anew: any version has to do.
+        """
+        manifest = read_json(self.raw_folder(day) / MANIFEST)
+        is_usable = manifest and (
+            manifest.get("version") == MANIFEST_VERSION or manifest.get("moved")
+        )
+        return manifest if is_usable else None
+
+    def moved(self, day: date) -> list[Path]:
+        """Where those of a day's segments are that retention removed and nobody has put back."""
+        manifest = self.manifest(day) or {}
+        if not manifest.get("moved"):
+            return []
+        listing = self._listing(self.raw_folder(day))
+        return [
+            Path(manifest["moved"]["to"]) / entry["name"]
+            for entry in manifest["segments"]
+            if listing.get(entry["name"]) != entry["bytes"]
+        ]
+
+    def check_not_moved(self, day: date) -> None:
+        """Raises RefusedError where a day cannot be made anew, since its segments are elsewhere."""
+        moved = self.moved(day)
+        if moved:
+            raise RefusedError(
+                f"{day}: its raw segments were moved away; copy {', '.join(map(str, moved))} back "
+                f"to {self.raw_folder(day)} to make it anew."
+            )
 
     def describe_raw(self, day: date) -> list[Segment]:
         """Every segment of a day; those that the manifest holds at this size are not read again."""
@@ -91,35 +128,60 @@ class Lake:
         return found
 
     def write_manifest(
-        self, day: date, segments: Iterable[Segment], gaps: list[dict[str, Any]]
+        self,
+        day: date,
+        segments: Iterable[Segment],
+        gaps: list[dict[str, Any]],
+        moved: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Commits a day's manifest."""
+        """Commits a day's manifest; `moved` says where (`to`) and when (`at`) its segments went."""
         manifest = {
             "version": MANIFEST_VERSION,
             "segments": [asdict(segment) for segment in segments],
             "gaps": gaps,
+            **({"moved": dict(moved)} if moved else {}),
         }
-        _write_json(self.raw_folder(day) / MANIFEST, manifest)
+        write_json(self.raw_folder(day) / MANIFEST, manifest)
         return manifest
 
     def is_manifest_current(self, day: date) -> bool:
-        """Whether the manifest speaks of exactly the segments that are there, at their sizes."""
+        """Whether the manifest speaks of exactly the segments that are there, at their sizes.
+
+        Of those that were moved away it may speak as well.
+        """
         manifest = self.manifest(day)
         listing = self._listing(self.raw_folder(day))
         if manifest is None:
             return not listing
-        return listing == {entry["name"]: entry["bytes"] for entry in manifest["segments"]}
+        described = {entry["name"]: entry["bytes"] for entry in manifest["segments"]}
+        return listing == described or (
+            bool(manifest.get("moved")) and listing.items() <= described.items()
+        )
 
     @staticmethod
     def _listing(folder: Path) -> dict[str, int]:
+        """The segments and their sizes, without those that a compacted one stands for."""
         if not folder.is_dir():
             return {}
+        listing = {}
+        stems = set()
         with os.scandir(folder) as entries:
-            return {
-                entry.name: entry.stat().st_size
-                for entry in entries
-                if entry.name.endswith(SUFFIXES) and not entry.name.startswith(".")
-            }
+            for entry in entries:
+                if entry.name.endswith(SUFFIXES) and not entry.name.startswith("."):
+                    try:
+                        listing[entry.name] = entry.stat().st_size
+                    except FileNotFoundError:  # a compaction removes it: look at what is there now
+                        return Lake._listing(folder)
+                if entry.name.startswith(COMPACTED):
+                    stems.add(entry.name.split(".")[0])
+        for stem in stems:
+            compacted = f"{stem}{COMPACTED_SUFFIX}"
+            if listing.keys() <= {compacted}:  # as nearly always, and a sidecar may be long
+                continue
+            if compacted in listing or (read_json(folder / MANIFEST) or {}).get("moved"):
+                for name in replaced(read_json(folder / f"{stem}.json") or {}):
+                    listing.pop(name, None)
+        return listing
 
     # Partitions and their records
 
@@ -136,7 +198,7 @@ class Lake:
 
     def record(self, stage: str, key: date | str) -> dict[str, Any] | None:
         """A partition's record, if it still speaks of the file that is there."""
-        record = _read_json(self.file(stage, key, ".json"))
+        record = read_json(self.file(stage, key, ".json"))
         path = self.file(stage, key)
         size = path.stat().st_size if path.exists() else None
         return record if record is not None and record["bytes"] == size else None
@@ -179,7 +241,7 @@ class Lake:
 
     def write_record(self, stage: str, key: date | str, record: Mapping[str, Any]) -> None:
         """Commits the record of a partition that is there."""
-        _write_json(self.file(stage, key, ".json"), record)
+        write_json(self.file(stage, key, ".json"), record)
 
     def write_text(self, path: Path, text: str) -> None:
         """Commits a text file, whole."""
@@ -205,15 +267,23 @@ class Lake:
             raise BadInputError(f"{self.root}: less than {needed_bytes >> 20} MB free; make room.")
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def replaced(sidecar: Mapping[str, Any]) -> Iterator[str]:
+    """The names of the segments that a compacted one stands for, as the file beside it says."""
+    for kind in ("originals", "folded"):
+        yield from (entry["name"] for entry in sidecar.get(kind, ()))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A file's object; None where it is absent, or no JSON."""
     try:
         loaded: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):  # absent, or no JSON, or not even text
+    except (FileNotFoundError, ValueError):  # which not even being text is, too
         return None
     return loaded
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Commits a file of an object."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")

@@ -154,9 +154,11 @@ class _Writers:
                 writer.finish()
             file.close()
         is_new = False
-        for path, _, _ in self.open.values():
+        for day, (path, _, _) in self.open.items():
             final = path.with_name(self.name)
-            if final.exists() and file_sha256(final) == file_sha256(path):
+            is_there = final.exists() and file_sha256(final) == file_sha256(path)
+            is_compacted = not final.exists() and self.name in self.lake.landed_names(day)
+            if is_there or is_compacted:
                 path.unlink()
             else:
                 commit(path, final)

@@ -17,18 +17,16 @@ from volatility_pipeline.domain.messages import (
     TICKER_NAMES,
     Message,
     Ticker,
-    may_repeat_keys,
     read_line,
-    screen,
 )
-from volatility_pipeline.resources.segments import Decoded, Segment, stem_and_suffix
+from volatility_pipeline.resources.parts import Part, Parts
+from volatility_pipeline.resources.segments import Decoded, Segment
 from volatility_pipeline.resources.warehouse import sql_text
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-COPIED = ".copied.ndjson"
 PLAIN_BATCH_ROWS = 50_000
 PLAIN_BATCH_BYTES = 64 << 20
 MOST_REPEATED_BYTES = 1 << 20
@@ -118,7 +116,9 @@ class _Reading:
         self.connection = connection
         self.day = day
         self.folder = folder
-        self.read: list[Segment] = []
+        self.parts = Parts(day.folder, folder)
+        self.read: list[Part] = []
+        self.join = "inner join files on lines.file_index = files.file_index"  # the cheaper one
         self.rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in _PLAIN_TABLES}
         self.held_bytes = 0
 
@@ -131,90 +131,58 @@ class _Reading:
     def read_fast(self, segments: list[Segment]) -> dict[str, list[int] | None]:
         """Reads what the fast reader can; returns each segment's lines that it cannot (None: all).
 
-        The rows of the table `lines` are in the order of files and lines, so that a row number
-        is a line number, as long as every file gave as many rows as it has lines.
+        The rows of the table `lines` are in the order of parts and lines, so that a row number
+        is a line number, as long as every part gave as many rows as it has lines.
         """
-        paths = {
-            segment.name: self._fast_path(number, segment)
-            for number, segment in enumerate(segments)
-        }
-        readable = self._try(segments, paths)
+        readable = self._try(self.parts.divide(segments))
         if self.read != readable:  # else `lines` would hold the last few that were tried alone
-            readable = readable if self._try(readable, paths) == readable == self.read else []
+            readable = readable if self._try(readable) == readable == self.read else []
             if not readable:
                 self._create_lines([])
-        kept = {segment.name for segment in readable}
-        doubtful: dict[str, list[int] | None] = {
-            segment.name: None for segment in segments if segment.name not in kept
-        }
+        doubtful: dict[str, list[int] | None] = {segment.name: None for segment in segments}
+        known: list[tuple[int, str, int]] = []
         row = 0
-        known = []
-        for index, segment in enumerate(readable):
-            known.append((index, segment.name, row))
-            row += segment.lines
+        for index, part in enumerate(readable):
+            for segment in part.segments:
+                del doubtful[segment.name]
+                known.append((index, segment.name, row))
+                row += segment.lines
         if known:
-            self.connection.executemany("insert into files values (?, ?, ?)", known)
+            columns = [list(column) for column in zip(*known, strict=True)]
+            sql = "insert into files select unnest(?), unnest(?), unnest(?)"
+            self.connection.execute(sql, columns)
+        if len(known) > len(readable):
+            self.join = "asof join files on lines.rowid >= files.first"
         for name, line in self.connection.execute(
-            "select files.segment, lines.rowid - files.first + 1 as line from lines "
-            "inner join files using (file_index) where lines.kind is null order by lines.rowid"
+            f"select files.segment, lines.rowid - files.first + 1 as line from lines {self.join} "
+            "where lines.kind is null order by lines.rowid"
         ).fetchall():
             found = doubtful.setdefault(name, [])
             if found is not None:
                 found.append(line)
         return doubtful
 
-    def _fast_path(self, number: int, segment: Segment) -> Path:
-        """A link to the segment, or a copy without the lines that the fast reader may misread.
+    def _try(self, parts: list[Part]) -> list[Part]:
+        """The parts that read without an error and with every line; they are left in `lines`.
 
-        The link's name is ours: in a segment's own, or its folder's, DuckDB may see a pattern.
-        """
-        path = self.day.folder / segment.name
-        if not segment.is_plain:
-            return self._copy(number, segment)
-        link = self.folder / f"{number}{stem_and_suffix(path)[1]}"
-        link.symlink_to(path.absolute())
-        return link
-
-    def _copy(self, number: int, segment: Segment) -> Path:
-        """A copy in which each line that the fast reader may misread or fail at is an empty object.
-
-        DuckDB fails at a known key that a line repeats, and lets NaN and trailing commas pass.
-        """
-        copy = self.folder / f"{number}{COPIED}"
-        with copy.open("wb") as file:
-            for line in Decoded(self.day.folder / segment.name).lines():
-                read = screen(line)
-                is_fit = read is not None and not may_repeat_keys(line, read)
-                file.write((line if is_fit else b"{}") + b"\n")
-        return copy
-
-    def _try(self, segments: list[Segment], paths: dict[str, Path]) -> list[Segment]:
-        """The segments that read without an error and with every line; they are left in `lines`.
-
-        Where an error hides which segment it is, the halves are tried alone, and in the end a
-        copy of the one that it is.
+        Where an error hides which part it is, the halves are tried alone, and in the end what can
+        be made of the one that it is.
         """
         import duckdb
 
         try:
-            self._create_lines([paths[segment.name] for segment in segments])
+            self._create_lines([part.path for part in parts])
         except (duckdb.InvalidInputException, duckdb.IOException):
-            if not segments:
+            if not parts:
                 raise
-            if len(segments) == 1:
-                path = paths[segments[0].name]
-                if path.name.endswith(COPIED):
-                    return []
-                paths[segments[0].name] = self._copy(int(path.name.split(".")[0]), segments[0])
-                return self._try(segments, paths)
-            half = len(segments) // 2
-            return self._try(segments[:half], paths) + self._try(segments[half:], paths)
+            if len(parts) == 1:
+                return self._try(self.parts.again(parts[0]))
+            half = len(parts) // 2
+            return self._try(parts[:half]) + self._try(parts[half:])
         sql = "select file_index, count(*) from lines group by file_index"
         counts = dict(self.connection.execute(sql).fetchall())
-        self.read = segments
-        return [
-            segment for index, segment in enumerate(segments) if counts.get(index) == segment.lines
-        ]
+        self.read = parts
+        return [part for index, part in enumerate(parts) if counts.get(index) == part.lines]
 
     def _create_lines(self, paths: list[Path]) -> None:
         sql = sql_text("05_messages.sql")
@@ -289,7 +257,7 @@ class _Reading:
         )
         fast_lines = (
             "select files.segment, lines.rowid - files.first + 1 as line, 0::integer as item, "
-            "lines.* exclude (file_index) from lines inner join files using (file_index) "
+            f"lines.* exclude (file_index) from lines {self.join} "
             "where lines.kind is not null"
         )
         for name, sql in {

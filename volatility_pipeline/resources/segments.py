@@ -5,8 +5,9 @@ What a line means belongs to `domain/messages.py`; which days there are belongs 
 
 import hashlib
 import os
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,27 @@ from volatility_pipeline.domain.messages import screen
 BLOCK = 1 << 20
 PIECE = 16 << 10  # of a compressed file: what a fault in it can cost
 SUFFIXES = (".ndjson", ".ndjson.gz", ".ndjson.zst")
+# A segment that was landed from Kafka, and the offsets that it holds.
+LANDED = re.compile(
+    r"(?P<log>(?P<topic>.+)-[0-9a-f]{8}-(?P<partition>\d+))"
+    r"-(?P<first>\d{20})-(?P<last>\d{20})\.ndjson(?:\.gz|\.zst)?"
+)
 LONGEST_STEM = 180  # bytes of the 255 that a file name may have
 
 
 class Decoded:
-    """The decoded bytes of a segment, block by block; `is_torn` once its end proved missing."""
+    """The decoded bytes of a segment, block by block; `is_torn` once its end proved missing.
 
-    def __init__(self, path: Path) -> None:
+    How it is compressed is said by the `suffix`, of its name if no other is given.
+    """
+
+    def __init__(self, path: Path, suffix: str | None = None) -> None:
         self.path = path
+        self.suffix = path.suffix if suffix is None else suffix
         self.is_torn = False
 
     def __iter__(self) -> Iterator[bytes]:
-        is_compressed = self.path.suffix in (".gz", ".zst")
+        is_compressed = self.suffix in (".gz", ".zst")
         with self.path.open("rb") as file:
             if is_compressed:
                 yield from self._inflate(iter(lambda: file.read(PIECE), b""))
@@ -42,7 +52,7 @@ class Decoded:
         """
         import zstandard
 
-        is_gzip = self.path.suffix == ".gz"
+        is_gzip = self.suffix == ".gz"
         decoder: Any = None
         for piece in pieces:
             rest = piece
@@ -74,6 +84,20 @@ class Decoded:
             yield carry
 
 
+def copy_lines(decoded: Decoded, write: Callable[[bytes], object]) -> int:
+    """Writes a segment's lines as they are, each with its LF, and returns how many they are."""
+    lines = 0
+    last = b"\n"
+    for block in decoded:
+        write(block)
+        lines += block.count(b"\n")
+        last = block[-1:] or last
+    if last != b"\n":
+        write(b"\n")
+        lines += 1
+    return lines
+
+
 @dataclass(frozen=True)
 class Segment:
     """One raw file as the manifest records it; `lines` counts the decoded stream.
@@ -103,8 +127,10 @@ def describe(path: Path) -> Segment:
         message = screen(line)
         if message is None:
             is_plain = False
-        elif message.get("source") == "simulated":
-            is_simulated = True
+        elif not is_simulated:
+            inner = message.get("raw")
+            marks = (message, inner if type(inner) is dict else {})
+            is_simulated = any(one.get("source") == "simulated" for one in marks)
     return Segment(
         path.name,
         path.stat().st_size,

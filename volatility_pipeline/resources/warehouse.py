@@ -6,16 +6,16 @@ there, and where files lie is the lake's.
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volatility_pipeline.domain.reach import REACH
+from volatility_pipeline.domain.reach import DATA_STAGES, REACH, affected
 from volatility_pipeline.domain.schemas import TABLES, Table
-from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.resources.lake import MANIFEST, Lake
 
 if TYPE_CHECKING:
     import duckdb
@@ -112,7 +112,44 @@ class Warehouse:
         record = self.lake.record(stage, day)
         if record is None:
             return not made_from["inputs"] and not self.lake.file(stage, day).exists()
+        if stage == "ticks" and self.lake.moved(day):
+            return True  # they are the source now
         return bool(record["made_from"] == made_from)
+
+    def stale_days(self, is_partition: Callable[[date], bool]) -> list[date]:
+        """The days that a build has to look at: what is stale, and what that may change.
+
+        Only a day with raw lines, the day after one, and a day that was built once can hold rows.
+        """
+        raw = self.lake.raw_days()
+        days = {*raw, *(day + timedelta(days=1) for day in raw)}
+        for stage in DATA_STAGES:
+            days |= set(self.lake.days(stage))
+        days = {day for day in days if is_partition(day)}
+        stale = {
+            (stage, day) for day in days for stage in DATA_STAGES if not self.is_current(stage, day)
+        }
+        return sorted(days & {day for _, day in affected(stale)})
+
+    def state(self, first: date, last: date) -> str:
+        """A hash of all that decides whether some days are stale: it is another once any is.
+
+        That is the code, the settings, and the names, sizes and times of the files of these days
+        and of the neighbours that they read.
+        """
+        digest = hashlib.sha256(str(self.max_gap_seconds).encode())
+        for stage in DATA_STAGES:
+            digest.update(code_hash(stage).encode())
+        for count in range(-1, (last - first).days + 2):
+            day = first + timedelta(days=count)
+            paths = [*self.lake.segments(day), self.lake.raw_folder(day) / MANIFEST]
+            for stage in DATA_STAGES[1:]:
+                paths += [self.lake.file(stage, day, suffix) for suffix in (".json", ".parquet")]
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    found = path.stat()
+                    digest.update(f"{path}/{found.st_size}/{found.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:16]
 
     def build(self, stage: str, day: date) -> dict[str, Any]:
         """Builds one day of bars, features or labels and returns its record."""
@@ -288,10 +325,9 @@ def create_table(
         for column, value in rows[0].items()
     )
     connection.execute(f"create or replace temp table {name} ({columns})")
-    marks = ", ".join("?" for _ in rows[0])
-    connection.executemany(
-        f"insert into {name} values ({marks})", [list(row.values()) for row in rows]
-    )
+    lists = ", ".join("unnest(?)" for _ in rows[0])
+    values = [[row[column] for row in rows] for column in rows[0]]
+    connection.execute(f"insert into {name} select {lists}", values)
 
 
 def write_parquet(

@@ -1,0 +1,134 @@
+"""Which of a topic's messages are on disk: what makes landing effectively once.
+
+A log is one partition of one topic of one identity, `<topic>-<first 8 hex of its id>-<partition>`.
+A segment's name says which offsets of it the segment holds. `offsets.json` remembers the highest
+one when segments are compacted or gone. Both change together, under one lock that all landers of a
+data root share, and only from where the log ends: whoever comes late is turned away.
+"""
+
+import fcntl
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from volatility_pipeline.feed.segment_files import OpenSegment
+from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.resources.segments import LANDED, commit
+
+
+@dataclass(frozen=True)
+class Landed:
+    """How far a log has landed: the offset that comes next, and the day of the last line."""
+
+    next: int
+    day: date
+
+
+class Offsets:
+    """The offsets that a data root holds."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.lake = lake
+        self.folder = lake.root / "raw"
+
+    def group(self) -> str:
+        """The consumer group of this data root: its landers share a topic's partitions."""
+        with self._locked() as state:
+            return str(state["group"])
+
+    def logs(self, topic: str, partition: int) -> dict[str, Landed]:
+        """The logs of a topic's partition that were landed, also under other identities.
+
+        Looks at what lies in the folders, too, and repairs what a kill kept out of `offsets.json`.
+        """
+        found: dict[str, tuple[int, date]] = {}
+        for day in self.lake.raw_days():
+            for match in filter(None, map(LANDED.fullmatch, self.lake.landed_names(day))):
+                if match["topic"] == topic and int(match["partition"]) == partition:
+                    last = (int(match["last"]) + 1, day)
+                    found[match["log"]] = max(found.get(match["log"], last), last)
+        with self._locked() as state:
+            for log, known in state["logs"].items():
+                match_ = LANDED.fullmatch(f"{log}-{0:020d}-{0:020d}.ndjson")
+                if match_ and match_["topic"] == topic and int(match_["partition"]) == partition:
+                    last = (known["next"], date.fromisoformat(known["day"]))
+                    found[log] = max(found.get(log, last), last)
+            repaired = state["logs"] | {log: _entry(*last) for log, last in found.items()}
+            if repaired != state["logs"]:
+                state["logs"] = repaired
+                self._write(state)
+        return {log: Landed(*last) for log, last in found.items()}
+
+    def commit(self, segment: OpenSegment, log: str, day: date, first: int, after: int) -> bool:
+        """Gives a segment of offsets `[first, after)` its name, if the log ends at `first`.
+
+        Returns:
+            False where another lander was faster, or the temporary file is gone.
+        """
+        final = self.lake.raw_folder(day) / f"{log}-{first:020d}-{after - 1:020d}.ndjson"
+        with self._locked() as state:
+            known = state["logs"].get(log)
+            if (known is not None and known["next"] != first) or not segment.path.exists():
+                return False
+            segment.commit(final)
+            state["logs"][log] = _entry(after, day)
+            self._write(state)
+        return True
+
+    def skip(self, log: str, first: int, after: int, day: date, reason: str) -> None:
+        """Notes that the offsets `[first, after)` will never land, and goes on behind them."""
+        with self._locked() as state:
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            lost = {"log": log, "first": first, "last": after - 1, "reason": reason, "noticed": at}
+            state["lost"].append(lost)
+            state["logs"][log] = _entry(after, day)
+            self._write(state)
+
+    @contextmanager
+    def _locked(self) -> Iterator[dict[str, Any]]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".offsets.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            path = self.folder / "offsets.json"
+            if path.exists():
+                yield json.loads(path.read_text())
+            else:
+                group = f"volatility-land-{uuid.uuid4().hex[:8]}"
+                state: dict[str, Any] = {"group": group, "logs": {}, "lost": []}
+                self._write(state)
+                yield state
+
+    def _write(self, state: dict[str, Any]) -> None:
+        path = self.folder / "offsets.json"
+        temporary = path.with_name(".offsets.json.tmp")
+        temporary.write_text(json.dumps(state, indent=1) + "\n")
+        commit(temporary, path)
+
+
+def _entry(after: int, day: date) -> dict[str, Any]:
+    return {"next": after, "day": day.isoformat()}
+
+
+@contextmanager
+def member_name(folder: Path) -> Iterator[str]:
+    """A name in the consumer group that no living lander of this data root has.
+
+    A lander that was killed leaves its name to the next one, which thereby takes its partitions
+    over at once, without waiting until Kafka misses the dead one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 0
+    while True:
+        with (folder / f".lander-{number}.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                number += 1
+                continue
+            yield f"lander-{number}"
+            return

@@ -1,0 +1,1 @@
+"""Sensors: what asks for runs when something has arrived."""

@@ -1,0 +1,66 @@
+"""The feed as a whole, real Kafka between: what was sent is there once, what is not is in a gap."""
+
+import asyncio
+import os
+import uuid
+from pathlib import Path
+
+import pytest
+
+from volatility_pipeline.domain.values import parse_time
+from volatility_pipeline.feed.coinbase import Feed
+from volatility_pipeline.feed.faults import Faults
+from volatility_pipeline.feed.market_source import Play, recording
+from volatility_pipeline_tests.feed_run import feed, lost, played
+
+# `make endurance` plays the recordings often enough for 200,000 messages and 200 faults.
+ROUNDS = int(os.environ.get("VOLATILITY_ENDURANCE", "0")) * 4 + 1
+FAULTS = {
+    "drop": 8, "repeat": 8, "reorder": 8, "rubbish": 8,
+    "disconnect": 2, "freeze": 1, "refuse": 1, "throttle": 1, "stall": 2,
+}  # fmt: skip
+# In the order of their times: a market's clock does not go back.
+FILES = (
+    "flat_btc_20251108_43s",
+    "exchange_btc_20251112_4pieces",
+    "flat_btc_20251201_10min",
+    "flat_btc_eth_20260404_2h",
+    "advanced_btc_20260404_15min",
+)
+PRODUCTS = ("BTC-USD", "ETH-USD")
+
+
+@pytest.mark.timeout(300 + 300 * (ROUNDS - 1))
+@pytest.mark.parametrize("protocol", Feed)
+def test_faulty_connections_lose_only_what_lies_in_a_gap_line(
+    protocol: Feed, broker: str, recordings: Path, tmp_path: Path
+) -> None:
+    files = [recordings / f"{name}.ndjson" for name in FILES]
+    play = Play(recording(files), rate=4000.0, repeat=ROUNDS)
+    said = played(play)
+    fed = asyncio.run(
+        feed(
+            tmp_path, broker, play, PRODUCTS, protocol,
+            faults=Faults(FAULTS, seed=7), topic=f"ticks-{uuid.uuid4().hex[:8]}",
+        )
+    )  # fmt: skip
+    hit = sum(event.outcome not in ("sent", "unheard", "lost", "frozen") for event in fed.events)
+    assert hit >= 40 * ROUNDS
+    assert fed.recorder is not None
+    assert fed.recorder.counts.connections > 5
+
+    fed.build()
+    books = fed.books()
+    assert books["lines"] == fed.delivered
+    assert books["lines"] == books["messages"] + books["other"] + books["quarantined_lines"]
+    absent = lost(fed, said)
+    assert absent, "a run without a loss proves nothing"
+
+    gaps = [(gap["subject"], parse_time(gap["from"]), parse_time(gap["to"])) for gap in fed.gaps()]
+    for event in absent:
+        product, time, *_ = said[event.place or 0]
+        assert any(
+            subject == product and start <= time and (end is None or time < end)
+            for subject, start, end in gaps
+            if start is not None
+        ), event
