@@ -3,10 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DATA := $(abspath $(or $(VOLATILITY_DATA),data))
 
-.PHONY: help setup run test check format ui bench lock
+.PHONY: help setup run test endurance check format ui kafka bench lock
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: .venv/ready ## Make .venv from requirements.lock (every other target does so by itself)
 
@@ -23,6 +23,10 @@ run: .venv/ready ## The main job: simulate three days if there is no data, build
 test: .venv/ready ## Run the tests
 	$(BIN)/pytest
 
+endurance: .venv/ready ## The feed's tests at full length: 500,000 messages, 100 kills
+	VOLATILITY_ENDURANCE=1 $(BIN)/pytest volatility_pipeline_tests/test_feed.py \
+		volatility_pipeline_tests/test_land.py -v --timeout 3600
+
 check: .venv/ready ## Format, lint, types, SQL lint, definitions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -38,6 +42,9 @@ format: .venv/ready ## Format Python and SQL
 ui: .venv/ready ## Open Dagster on http://localhost:3000
 	@mkdir -p $(DATA)/dagster && cp dagster.yaml $(DATA)/dagster/
 	VOLATILITY_DATA=$(DATA) DAGSTER_HOME=$(DATA)/dagster $(BIN)/dagster dev --host 127.0.0.1 --port 3000
+
+kafka: .venv/ready ## Run Apache Kafka on localhost:9092 until Ctrl+C (needs Java and Maven)
+	$(BIN)/python -m volatility_pipeline_tests.broker
 
 bench: .venv/ready ## Measure speed and memory against other ways (about five minutes)
 	$(BIN)/python -m benchmarks

@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 POM = ROOT / "docker" / "kafka" / "pom.xml"
+KEPT = ROOT / ".kafka"  # the jars, and the data of `make kafka`
 CLUSTER_ID = "dm9sYXRpbGl0eS1rYWZrYQ"  # base64url, 16 bytes
 START_SECONDS = 90
 
@@ -26,16 +27,21 @@ def missing_tools() -> str | None:
 
 
 def jars() -> Path:
-    """The folder of Kafka's jars, fetched with Maven once per version."""
-    folder = ROOT / ".kafka"
+    """The folder of Kafka's jars, fetched with Maven once per version.
+
+    Raises RuntimeError where Maven cannot fetch them.
+    """
+    folder, mark = KEPT / "lib", KEPT / "pom.xml"
     wanted = POM.read_text()
-    if not (folder / "pom.xml").exists() or (folder / "pom.xml").read_text() != wanted:
+    if not mark.exists() or mark.read_text() != wanted:
+        mark.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        copy = f"-DoutputDirectory={folder / 'lib'}"
-        options = ["-q", "-B", "-f", POM, "dependency:copy-dependencies", copy]
-        subprocess.run(["mvn", *options, "-DincludeScope=runtime"], check=True, cwd=ROOT)
-        (folder / "pom.xml").write_text(wanted)
-    return folder / "lib"
+        options = ["-q", "-B", "-f", POM, "dependency:copy-dependencies"]
+        chosen = [f"-DoutputDirectory={folder}", "-DincludeScope=runtime"]
+        if subprocess.run(["mvn", *options, *chosen], cwd=ROOT).returncode:
+            raise RuntimeError(f"Maven could not fetch the jars that {POM} names.")
+        mark.write_text(wanted)
+    return folder
 
 
 def free_port() -> int:
@@ -61,9 +67,15 @@ class Broker:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Starts the broker and waits until it listens."""
+        """Starts the broker and waits until it listens.
+
+        Raises RuntimeError where it does not.
+        """
+        if self._is_listening():
+            raise RuntimeError(f"{self.address} is taken: another Kafka runs there already.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "server.properties").write_text(self._properties())
+        lines = [f"{name}={value}\n" for name, value in self.properties().items()]
+        (self.folder / "server.properties").write_text("".join(lines))
         if not (self.folder / "data").exists():
             self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c").wait()
         self.process = self._java("kafka.Kafka")
@@ -95,45 +107,46 @@ class Broker:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def _properties(self) -> str:
-        return "\n".join(
-            [
-                "process.roles=broker,controller",
-                "node.id=1",
-                f"controller.quorum.voters=1@127.0.0.1:{self.controller_port}",
-                "controller.listener.names=CONTROLLER",
-                f"listeners=PLAINTEXT://127.0.0.1:{self.port},"
-                f"CONTROLLER://127.0.0.1:{self.controller_port}",
-                f"log.dirs={self.folder / 'data'}",
-                "auto.create.topics.enable=false",
-                "offsets.topic.num.partitions=1",
-                "offsets.topic.replication.factor=1",
-                "transaction.state.log.replication.factor=1",
-                "transaction.state.log.min.isr=1",
-                "group.initial.rebalance.delay.ms=0",
-                "group.min.session.timeout.ms=1000",
-                "",
-            ]
-        )
+    def properties(self) -> dict[str, str]:
+        """The broker's settings."""
+        controller = f"127.0.0.1:{self.controller_port}"
+        return {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{controller}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://{controller}",
+            "log.dirs": str(self.folder / "data"),
+            "auto.create.topics.enable": "false",
+            "offsets.topic.num.partitions": "1",
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "group.min.session.timeout.ms": "1000",
+        }
 
 
 def main() -> None:
     """Runs a broker until it is interrupted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=9092)
-    parser.add_argument("--folder", type=Path, default=ROOT / ".kafka" / "broker")
+    parser.add_argument("--folder", type=Path, default=KEPT / "broker")
     chosen = parser.parse_args()
     reason = missing_tools()
     if reason:
         raise SystemExit(f"{reason}; on Debian: apt install default-jre-headless maven")
     broker = Broker(chosen.folder.absolute(), chosen.port)
-    broker.start()
+    try:
+        broker.start()
+    except RuntimeError as error:
+        raise SystemExit(str(error)) from error
     assert broker.process is not None
     sys.stdout.write(f"Kafka listens on {broker.address}, its data lie in {broker.folder}.\n")
     sys.stdout.flush()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        broker.process.wait()
+        raise SystemExit(broker.process.wait())
     except KeyboardInterrupt:
         broker.stop()
 

@@ -2,14 +2,26 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from volatility_pipeline.resources.lake import Lake
-from volatility_pipeline_tests.broker import Broker, missing_tools
+from volatility_pipeline_tests.broker import Broker, jars, missing_tools
 
 REPOSITORY = Path(__file__).parents[1]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fetches Kafka's jars before the first test: a download counts towards no test's timeout."""
+    names = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    asked = {name for name in names if name.endswith("broker")}
+    if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        asked.discard("broker")
+    if asked and not session.config.option.collectonly and missing_tools() is None:
+        with suppress(RuntimeError):  # the fixture says it
+            jars()
 
 
 @pytest.fixture
@@ -40,7 +52,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    own = start_broker(tmp_path_factory.mktemp("kafka"))
+    own = start_broker(Broker(tmp_path_factory.mktemp("kafka")))
     yield own.address
     own.stop()
 
@@ -48,18 +60,17 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def own_broker(tmp_path: Path) -> Iterator[Broker]:
     """A Kafka of the test's own, to be stopped and started at will."""
-    own = start_broker(tmp_path / "kafka")
+    own = start_broker(Broker(tmp_path / "kafka"))
     yield own
     own.stop()
 
 
-def start_broker(folder: Path) -> Broker:
+def start_broker(chosen: Broker) -> Broker:
     """Starts a broker, or skips where this machine cannot; in CI that is a failure."""
     reason = missing_tools()
     if reason is not None:
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    started = Broker(folder)
-    started.start()
-    return started
+    chosen.start()
+    return chosen

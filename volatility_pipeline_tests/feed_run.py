@@ -5,7 +5,7 @@ What was played, what became of each message, and what was built, side by side.
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -96,6 +96,7 @@ async def feed(
     faults: Faults,
     topic: str,
     silence: float = 1.0,
+    meanwhile: Callable[[], Awaitable[None]] | None = None,
 ) -> Fed:
     """Plays everything through the feed and waits until all that was recorded has landed."""
     lake = Lake(root)
@@ -111,6 +112,8 @@ async def feed(
     async with stand_in.serve() as url:
         fed.recorder = Recorder(protocol, products, sink, fed.said.append, url=url, silence=silence)
         tasks = [asyncio.create_task(one.run()) for one in (fed.recorder, sink, lander)]
+        if meanwhile is not None:
+            await meanwhile()
         await stand_in.played()
         await asyncio.sleep(2 * silence + 1)  # a connection that froze last is noticed, and healed
         tasks[0].cancel()
@@ -119,13 +122,12 @@ async def feed(
         fed.recorder.finish()
         await sink.close()
     fed.delivered = sink.delivered
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(90):
         while lander.lines < fed.delivered:
             await asyncio.sleep(0.1)
     for task in tasks[1:]:
         task.cancel()
-    with suppress(asyncio.CancelledError):
-        await asyncio.gather(*tasks[1:])
+    await asyncio.wait(tasks)
     await lander.close()
     return fed
 

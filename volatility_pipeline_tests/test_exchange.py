@@ -26,6 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from volatility_pipeline.cli.exchange import exchange as command
+from volatility_pipeline.cli.services import listed
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.messages import Ticker, read_line
 from volatility_pipeline.feed import exchange
@@ -589,6 +590,11 @@ def test_port_in_use_is_said() -> None:
         asyncio.run(run())
 
 
+def test_few_products_are_named_and_many_are_counted() -> None:
+    assert listed(("BTC-USD", "ETH-USD")) == "BTC-USD, ETH-USD"
+    assert listed([f"P{number}-USD" for number in range(50)]) == "50 products"
+
+
 @pytest.mark.parametrize("ending", ["signal", "end"])
 def test_command_says_what_it_is_and_stops(tmp_path: Path, ending: str) -> None:
     path = tmp_path / "one.ndjson"
@@ -598,6 +604,7 @@ def test_command_says_what_it_is_and_stops(tmp_path: Path, ending: str) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path), *options],
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env=os.environ | {"VOLATILITY_DATA": str(tmp_path), "COLUMNS": "500"},
         text=True,
     )

@@ -1,6 +1,7 @@
 """The feed as a whole, real Kafka between: what was sent is there once, what is not is in a gap."""
 
 import asyncio
+import json
 import os
 import uuid
 from pathlib import Path
@@ -10,11 +11,14 @@ import pytest
 from volatility_pipeline.domain.values import parse_time
 from volatility_pipeline.feed.coinbase import Feed
 from volatility_pipeline.feed.faults import Faults
-from volatility_pipeline.feed.market_source import Play, recording
+from volatility_pipeline.feed.market_source import Play, recording, simulation
+from volatility_pipeline_tests.broker import Broker
 from volatility_pipeline_tests.feed_run import feed, lost, played
 
 # `make endurance` plays the recordings often enough for 200,000 messages and 200 faults.
-ROUNDS = int(os.environ.get("VOLATILITY_ENDURANCE", "0")) * 4 + 1
+IS_ENDURANCE = os.environ.get("VOLATILITY_ENDURANCE") == "1"
+ROUNDS = 5 if IS_ENDURANCE else 1
+OUTAGE_SECONDS = 60 if IS_ENDURANCE else 6
 FAULTS = {
     "drop": 8, "repeat": 8, "reorder": 8, "rubbish": 8,
     "disconnect": 2, "freeze": 1, "refuse": 1, "throttle": 1, "stall": 2,
@@ -64,3 +68,35 @@ def test_faulty_connections_lose_only_what_lies_in_a_gap_line(
             for subject, start, end in gaps
             if start is not None
         ), event
+
+
+@pytest.mark.timeout(600)
+def test_kafka_stopped_under_two_thousand_messages_a_second_loses_nothing(
+    own_broker: Broker, tmp_path: Path
+) -> None:
+    hours = (OUTAGE_SECONDS + 8) * 2000 / 5.2 / 3600  # a made-up market has 5.2 tickers a second
+    play = Play(simulation(PRODUCTS, seed=1, hours=hours), rate=2000.0)
+
+    async def outage() -> None:
+        await asyncio.sleep(3)
+        await asyncio.to_thread(own_broker.stop)
+        await asyncio.sleep(OUTAGE_SECONDS)
+        await asyncio.to_thread(own_broker.start)
+
+    fed = asyncio.run(
+        feed(
+            tmp_path / "data", own_broker.address, play, PRODUCTS, Feed.ADVANCED,
+            faults=Faults(), topic="ticks.raw", silence=10, meanwhile=outage,
+        )
+    )  # fmt: skip
+    assert fed.recorder is not None
+    assert (fed.recorder.counts.overflow, fed.recorder.counts.holes) == (0, 0)
+    assert any("does not answer" in text for text in fed.said)
+    assert any("Kafka is back" in text for text in fed.said)
+    sent = [
+        json.loads(line)["sent"]
+        for day in fed.lake.raw_days()
+        for path in fed.lake.segments(day)
+        for line in path.read_bytes().splitlines()
+    ]
+    assert sorted(sent) == list(range(fed.recorder.counts.messages))

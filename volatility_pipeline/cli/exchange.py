@@ -1,10 +1,7 @@
 """The command `exchange`: a stand-in for Coinbase on this machine."""
 
 import asyncio
-import contextlib
 import math
-import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,8 +13,6 @@ from volatility_pipeline.domain.errors import BadInputError
 if TYPE_CHECKING:
     from volatility_pipeline.feed.exchange import StandIn
 
-STATUS_EVERY = 0.5  # seconds, on a terminal
-LINE_EVERY = 30.0  # seconds, elsewhere
 GRACE = 1.0  # seconds in which clients may read what was sent last
 
 
@@ -88,44 +83,33 @@ def exchange(
         source = recording(files) if files else simulation(names, seed=seed)
     play = Play(source, speed, rate, max_pause, is_now=now or not files, repeat=repeat)
     stand_in = StandIn(play, faults=faults)
-    asyncio.run(_serve(stand_in, host, port, is_ending=exit_at_end))
+    _serve(stand_in, host, port, is_ending=exit_at_end)
 
 
-async def _serve(stand_in: "StandIn", host: str, port: int, *, is_ending: bool) -> None:
+def _serve(stand_in: "StandIn", host: str, port: int, *, is_ending: bool) -> None:
     """Serves until a signal, or the end of the play."""
-    stopping = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with stand_in.serve(host, port) as url:
-        source = stand_in.play.source
-        what = "a made-up market" if source.is_simulated else "recorded messages"
-        OUT.print(
-            f"[bold]This is a stand-in, not Coinbase:[/] {url} plays {what} of "
-            f"{', '.join(source.firsts)}, in the Exchange's and in Advanced Trade's protocol.",
-            soft_wrap=True,
-        )
-        OUT.print("It begins with the first subscription to tickers; Ctrl-C stops it.")
-        signalled = asyncio.create_task(stopping.wait())
-        playing = asyncio.create_task(stand_in.played())
-        awaited = {signalled, playing}
-        with _status() as show:
-            sent, every = 0, STATUS_EVERY if ERRORS.is_terminal else LINE_EVERY
-            while not signalled.done():
-                await asyncio.wait(awaited, timeout=every, return_when=asyncio.FIRST_COMPLETED)
-                before, sent = sent, sum(stand_in.outcomes.values())
-                show(_described(stand_in, (sent - before) / every))
-                if playing in awaited and playing.done():
-                    playing.result()  # raises what ended it early
-                    awaited.discard(playing)
-                    if is_ending:
-                        await asyncio.wait({signalled}, timeout=GRACE)
-                        break
-        signalled.cancel()
-        playing.cancel()
-    OUT.print(f"Stopped. {_described(stand_in)}.")
+    from volatility_pipeline.cli.services import Rate, listed, serve
+
+    source = stand_in.play.source
+    what = "a made-up market" if source.is_simulated else "recorded messages"
+
+    async def work() -> None:
+        async with stand_in.serve(host, port) as url:
+            OUT.print(
+                f"[bold]This is a stand-in, not Coinbase:[/] {url} plays {what} of "
+                f"{listed(tuple(source.firsts))}, in the Exchange's and in Advanced Trade's "
+                "protocol.",
+                soft_wrap=True,
+            )
+            OUT.print("It begins with the first subscription to tickers; Ctrl+C stops it.")
+            await stand_in.played()
+            await asyncio.sleep(GRACE if is_ending else math.inf)
+
+    rate = Rate()
+    serve(work, status=lambda: _described(stand_in, rate(sum(stand_in.outcomes.values()))))
 
 
-def _described(stand_in: "StandIn", rate: float | None = None) -> str:
+def _described(stand_in: "StandIn", rate: float) -> str:
     """What has happened so far, as a person would say it."""
     from volatility_pipeline.feed.faults import KINDS, REACHES_CLIENT
 
@@ -134,18 +118,9 @@ def _described(stand_in: "StandIn", rate: float | None = None) -> str:
     return ", ".join(
         (
             f"{sum(counts[outcome] for outcome in REACHES_CLIENT):,} messages",
-            *([] if rate is None else [f"{rate:,.0f}/s", f"{stand_in.clients} clients"]),
+            f"{rate:,.0f}/s",
+            f"{stand_in.clients} clients",
             *([f"{counts['unheard']:,} tickers to nobody"] if counts["unheard"] else []),
             f"faults: {' '.join(faults)}" if faults else "no faults",
         )
     )
-
-
-@contextlib.contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """A live line on a terminal, else lines."""
-    if not ERRORS.is_terminal:
-        yield ERRORS.print
-        return
-    with ERRORS.status("Waiting for a subscription") as shown:
-        yield shown.update

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from volatility_pipeline.domain.errors import BadInputError, RefusedError
 from volatility_pipeline.resources.lake import Lake
 
 if TYPE_CHECKING:
+    from volatility_pipeline.cli.services import Rate
     from volatility_pipeline.feed.kafka import Cluster
     from volatility_pipeline.feed.recorder import Recorder
     from volatility_pipeline.settings import Settings
@@ -62,7 +62,7 @@ def record(
     """
     settings = load_settings(data)
     names = _products(settings, products)
-    from volatility_pipeline.cli.services import say, serve
+    from volatility_pipeline.cli.services import Rate, listed, say, serve
     from volatility_pipeline.feed.coinbase import Feed
     from volatility_pipeline.feed.journal import Journal
     from volatility_pipeline.feed.kafka import TICKS, OrderedProducer
@@ -92,7 +92,7 @@ def record(
         sink = sinks[0] if len(sinks) == 1 else TeeSink(*sinks)
         recorder = Recorder(Feed(feed), names, sink, say, url=url, silence=silence)
         made.append(recorder)
-        say(f"Recording {', '.join(names)} from {recorder.url}; Ctrl+C stops.")
+        say(f"Recording {listed(names)} from {recorder.url}; Ctrl+C stops.")
         recording, carrying = map(asyncio.ensure_future, (recorder.run(), sink.run()))
         try:
             await asyncio.wait({recording, carrying}, return_when=asyncio.FIRST_COMPLETED)
@@ -107,7 +107,12 @@ def record(
             recorder.finish()
             await recorder.sink.close()
 
-    serve(work, close=close, status=_Rate(made), minutes=minutes)
+    rate = Rate()
+
+    def status() -> str:
+        return _described(made[0], rate) if made else "Starting"
+
+    serve(work, close=close, status=status, minutes=minutes)
 
 
 def land(
@@ -256,29 +261,15 @@ def check_kafka(
     OUT.print(f"{topic} holds {found.messages:,} messages.")
 
 
-class _Rate:
+def _described(recorder: "Recorder", rate: "Rate") -> str:
     """The recorder's status line."""
-
-    def __init__(self, made: "list[Recorder]") -> None:
-        self.made = made
-        self.then = (time.monotonic(), 0)
-        self.rate = 0.0
-
-    def __call__(self) -> str:
-        if not self.made:
-            return "Starting"
-        recorder = self.made[0]
-        counts = recorder.counts
-        now = time.monotonic()
-        if now - self.then[0] > 1:
-            self.rate = (counts.messages - self.then[1]) / (now - self.then[0])
-            self.then = (now, counts.messages)
-        lag = "–" if counts.lag is None else f"{counts.lag:.2f} s"
-        return (
-            f"{recorder.state} · {counts.messages:,} messages, {self.rate:,.0f}/s · lag {lag} · "
-            f"{counts.holes} gaps, {counts.missing} missing · {max(counts.connections - 1, 0)} "
-            f"reconnects · {recorder.sink.state}"
-        )
+    counts = recorder.counts
+    lag = "–" if counts.lag is None else f"{counts.lag:.2f} s"
+    return (
+        f"{recorder.state} · {counts.messages:,} messages, {rate(counts.messages):,.0f}/s · "
+        f"lag {lag} · {counts.holes} gaps, {counts.missing} missing · "
+        f"{max(counts.connections - 1, 0)} reconnects · {recorder.sink.state}"
+    )
 
 
 def _products(settings: "Settings", given: str | None) -> tuple[str, ...]:

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 from volatility_pipeline.cli.console import ERRORS
 
 PLAIN_SECONDS = 30.0
 LIVE_SECONDS = 0.5
+MOST_NAMES = 5
 
 
 def say(text: str) -> None:
@@ -19,28 +21,51 @@ def say(text: str) -> None:
     )
 
 
+def listed(products: Sequence[str]) -> str:
+    """Products by name, or how many there are of them where that is too long."""
+    return ", ".join(products) if len(products) <= MOST_NAMES else f"{len(products)} products"
+
+
+class Rate:
+    """How fast a count grows, per second, between two looks that are a second or more apart."""
+
+    def __init__(self) -> None:
+        self._then = (time.monotonic(), 0)
+        self._rate = 0.0
+
+    def __call__(self, count: int) -> float:
+        """The rate, told what the count is now."""
+        at, before = self._then
+        now = time.monotonic()
+        if now - at > 1:
+            self._rate = (count - before) / (now - at)
+            self._then = (now, count)
+        return self._rate
+
+
 def serve(
     work: Callable[[], Awaitable[None]],
     *,
-    close: Callable[[], Awaitable[None]],
     status: Callable[[], str],
+    close: Callable[[], Awaitable[None]] | None = None,
     minutes: float | None = None,
 ) -> None:
     """Runs a service until it ends, its time is over, or SIGINT or SIGTERM comes.
 
     Args:
         work: Runs for as long as it may; it is cancelled.
+        status: One line about how it goes, shown live on a terminal, else every 30 seconds, and
+            last of all.
         close: Flushes and disconnects, whatever ended the work.
-        status: One line about how it goes, shown live on a terminal, else every 30 seconds.
         minutes: When to stop.
     """
-    asyncio.run(_serve(work, close, status, minutes))
+    asyncio.run(_serve(work, status, close, minutes))
 
 
 async def _serve(
     work: Callable[[], Awaitable[None]],
-    close: Callable[[], Awaitable[None]],
     status: Callable[[], str],
+    close: Callable[[], Awaitable[None]] | None,
     minutes: float | None,
 ) -> None:
     loop = asyncio.get_running_loop()
@@ -64,8 +89,9 @@ async def _serve(
             with contextlib.suppress(asyncio.CancelledError):
                 await working
         finally:
-            await close()
-            say(status())
+            if close is not None:
+                await close()
+    say(f"Stopped. {status()}.")
 
 
 async def _show(status: Callable[[], str]) -> None:

@@ -4,16 +4,15 @@ What the messages say belongs to `lines`; what is read back belongs to `land`.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, ProducerClosed, TopicAlreadyExistsError, for_code
+from aiokafka.errors import ProducerClosed, TopicAlreadyExistsError, for_code
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
@@ -156,7 +155,7 @@ class OrderedProducer:
         try:
             await producer.start()
         except BaseException:
-            await _stop(producer)
+            await within(1, producer.stop())
             raise
         self._producer = producer
         self._partition_of = {}
@@ -194,12 +193,20 @@ class OrderedProducer:
         """Disconnects at once; what is not acknowledged is given up."""
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            await _stop(producer)
+            await within(1, producer.stop())
 
 
-async def _stop(producer: AIOKafkaProducer) -> None:
-    with contextlib.suppress(KafkaError, TimeoutError):
-        await asyncio.wait_for(producer.stop(), timeout=1)
+async def within(seconds: float, work: Coroutine[Any, Any, object]) -> None:
+    """Waits so long for aiokafka to take its leave, whatever it makes of that.
+
+    Its own tasks end with errors and cancellations that are not meant for the caller.
+    """
+    task = asyncio.ensure_future(work)
+    await asyncio.wait({task}, timeout=seconds)
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
 
 
 class _Uuid(AbstractType[bytes]):  # type: ignore[misc]

@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.messages import read_day
-from volatility_pipeline.feed.kafka import Cluster, Say, create_topic, identify
+from volatility_pipeline.feed.kafka import Cluster, Say, create_topic, identify, within
 from volatility_pipeline.feed.offsets import Offsets, member_name
 from volatility_pipeline.feed.segment_files import OpenSegment
 from volatility_pipeline.resources.lake import Lake
@@ -133,7 +133,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             # A tight loop of full polls would keep the group's heartbeats waiting.
             await asyncio.sleep(0)
 
-    async def _guarded(self, partition: TopicPartition, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, partition: TopicPartition, work: Coroutine[Any, Any, object]) -> None:
         """Works on a partition; where the disk takes nothing, Kafka keeps it for a while."""
         try:
             await work
@@ -159,7 +159,8 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
                     self._drop(partition)
                     await self._resume(partition)
                     return
-                await self._finish(partition, part)
+                if not await self._finish(partition, part):
+                    return
                 self._lose(part, record.offset, "Kafka no longer has them")
             part.is_fresh = False
             value = record.value or b""
@@ -168,7 +169,8 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
                 day = datetime.fromtimestamp(record.timestamp / 1000, UTC).date()
             if part.segment is None or day != part.day:
                 self._write(part, lines)
-                await self._finish(partition, part)
+                if not await self._finish(partition, part):
+                    return
                 self._open(part, day)
             lines.append(value.replace(b"\n", b" ") if b"\n" in value else value)
             part.next += 1
@@ -191,22 +193,27 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         if lines:
             assert part.segment is not None  # noqa: S101
             part.segment.write(b"\n".join(lines) + b"\n")
-            self.lines += len(lines)
             lines.clear()
 
-    async def _finish(self, partition: TopicPartition, part: _Part) -> None:
-        """Commits the open segment: to disk, then, for the lag to show, to Kafka."""
+    async def _finish(self, partition: TopicPartition, part: _Part) -> bool:
+        """Commits the open segment: to disk, then, for the lag to show, to Kafka.
+
+        Returns:
+            False where another lander was faster; the partition is no longer in hand then.
+        """
         if part.segment is None or part.day is None:
-            return
+            return True
         if not self.offsets.commit(part.segment, part.log, part.day, part.first, part.next):
             self._drop(partition)
             self.say(f"{part.log}: another lander has landed offset {part.first}; going on there.")
-            return
+            return False
         part.segment = None
+        self.lines += part.next - part.first
         self.segments += 1
         if self._consumer is not None:
             with contextlib.suppress(KafkaError, TimeoutError):
                 await asyncio.wait_for(self._consumer.commit({partition: part.next}), timeout=2)
+        return True
 
     async def _roll(self) -> None:
         for partition, part in list(self._parts.items()):
@@ -310,10 +317,10 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             self._drop(partition)
         consumer, self._consumer = self._consumer, None
         client, self._client = self._client, None
-        for one in (consumer and consumer.stop(), client and client.close()):
-            if one is not None:
-                with contextlib.suppress(KafkaError, TimeoutError, OSError):
-                    await asyncio.wait_for(one, timeout=3)
+        if consumer is not None:
+            await within(3, consumer.stop())
+        if client is not None:
+            await within(3, client.close())
 
     async def close(self) -> None:
         """Commits what is in hand and disconnects."""
