@@ -61,13 +61,18 @@ def processes(
                 process.wait()
 
 
-def newest(lake: Lake, stage: str, column: str) -> datetime | None:
-    """The newest time in the newest table of a stage, naive UTC."""
-    files = [str(path) for path in lake.files(stage)[-1:]]
+def newest_tick(lake: Lake) -> datetime | None:
+    """The second of the newest tick that a feature row knows of, naive UTC.
+
+    Bars carry the newest tick forward for up to `max_gap_seconds`, so the newest row's own time
+    would flatter.
+    """
+    files = [str(path) for path in lake.files("features")[-1:]]
     if not files:
         return None
+    query = "select max(ts - to_seconds(1 + seconds_since_tick)) from read_parquet(?)"
     try:
-        row = duckdb.execute(f"select max({column}) from read_parquet(?)", [files]).fetchone()
+        row = duckdb.execute(query, [files]).fetchone()
     except duckdb.IOException:  # replaced at this moment
         return None
     return row[0] if row else None
@@ -80,7 +85,7 @@ def watch(lake: Lake, minutes: float) -> list[float]:
     end = started + FIRST_ROW_SECONDS
     while time.monotonic() < end:
         time.sleep(LOOK_SECONDS)
-        row = newest(lake, "features", "ts")
+        row = newest_tick(lake)
         if row is None:
             continue
         if not behind:
@@ -88,8 +93,8 @@ def watch(lake: Lake, minutes: float) -> list[float]:
         # The stand-in plays the present: its newest tick is not older than a second or two.
         behind.append((datetime.now(UTC).replace(tzinfo=None) - row).total_seconds())
         print(
-            f"{datetime.now(UTC):%H:%M:%S} newest feature row {row:%H:%M:%S}, "
-            f"{behind[-1]:.1f} s behind the market",
+            f"{datetime.now(UTC):%H:%M:%S} features know the ticks up to {row:%H:%M:%S}, "
+            f"{behind[-1]:.1f} s ago",
             flush=True,
         )
     return behind
@@ -135,8 +140,8 @@ def main() -> int:
         return 1
     middle, worst = statistics.median(behind), max(behind)
     print(
-        f"{len(behind)} looks over {chosen.minutes:g} minutes: newest feature row behind the "
-        f"market by {middle:.1f} s in the median, {worst:.1f} s at worst."
+        f"{len(behind)} looks over {chosen.minutes:g} minutes: features are behind the newest "
+        f"tick by {middle:.1f} s in the median, {worst:.1f} s at worst."
     )
     return int(worst >= BEHIND_SECONDS)
 

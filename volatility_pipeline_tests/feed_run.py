@@ -102,7 +102,7 @@ async def feed(
     lake = Lake(root)
     fed = Fed(lake)
     cluster = Cluster(address)
-    journal = Journal(root / "spool", 1 << 30)
+    journal = Journal(root / "spool", 1 << 30, fed.said.append)
     sink = KafkaSink(journal, OrderedProducer(cluster, topic), fed.said.append)
     lander = Lander(
         lake, cluster, topic, fed.said.append,

@@ -65,6 +65,14 @@ class Landers:
         self.running.append(started)
         return started
 
+    async def start_and_wait(self) -> subprocess.Popen[bytes]:
+        """Starts one more and waits until it is at work, so that a signal meets its handler."""
+        before = self.said.count("Landing ")
+        started = self.start()
+        while self.said.count("Landing ") == before:
+            await asyncio.sleep(0.1)
+        return started
+
     def end(self, process: subprocess.Popen[bytes], number: int) -> int:
         """Sends a signal to one and waits for its end."""
         process.send_signal(number)
@@ -121,4 +129,4 @@ class Landers:
             for first, last in sorted(spans):
                 assert first == expected
                 expected = last + 1
-        assert not list((self.root / "raw").glob("date=*/.*.tmp")), "left behind"
+        assert not list((self.root / "raw").glob(".landing/.*.tmp")), "left behind"

@@ -31,7 +31,7 @@ def kill(journal: Journal) -> None:
 @given(st.lists(st.one_of(values, st.sampled_from(["take", "fail", "kill"])), max_size=40))
 def test_everything_arrives_in_order_whatever_fails_or_is_killed(steps: list[bytes | str]) -> None:
     async def play(folder: Path) -> tuple[list[Record], list[Record]]:
-        journal = Journal(folder, ROOM)
+        journal = Journal(folder, ROOM, [].append)
         given_, arrived = [], []
         for number, step in enumerate(steps):
             if isinstance(step, bytes):
@@ -41,7 +41,7 @@ def test_everything_arrives_in_order_whatever_fails_or_is_killed(steps: list[byt
             await asyncio.sleep(0)  # the event loop's turn, in which records reach the disk
             if step == "kill":
                 kill(journal)
-                journal = Journal(folder, ROOM)
+                journal = Journal(folder, ROOM, [].append)
             else:
                 records = journal.take(100)
                 if step == "fail":
@@ -68,13 +68,13 @@ def test_many_files_are_taken_in_order_and_deleted_behind(
     monkeypatch.setattr(journal_module, "FILE_BYTES", 1000)
 
     async def play() -> list[bytes]:
-        journal = Journal(tmp_path, ROOM)
+        journal = Journal(tmp_path, ROOM, [].append)
         for number in range(500):
             journal.append(b"k", 0, b"%d" % number)
             await asyncio.sleep(0)
         assert len(list(tmp_path.glob("*.records"))) > 3
         kill(journal)
-        journal = Journal(tmp_path, ROOM)
+        journal = Journal(tmp_path, ROOM, [].append)
         found = []
         while records := journal.take(300):
             found += [value for _, _, value in records]
@@ -88,7 +88,7 @@ def test_many_files_are_taken_in_order_and_deleted_behind(
 
 def test_a_full_spool_takes_only_what_is_owed(tmp_path: Path) -> None:
     async def play() -> None:
-        journal = Journal(tmp_path, 100)
+        journal = Journal(tmp_path, 100, [].append)
         assert journal.append(b"k", 0, b"x" * 80)
         assert not journal.append(b"k", 0, b"y" * 80)
         assert journal.append(b"k", 0, b"gap", is_owed=True)
@@ -103,13 +103,13 @@ def test_a_full_spool_takes_only_what_is_owed(tmp_path: Path) -> None:
 
 def test_a_torn_last_record_is_cut_off(tmp_path: Path) -> None:
     async def play() -> list[Record]:
-        journal = Journal(tmp_path, ROOM)
+        journal = Journal(tmp_path, ROOM, [].append)
         journal.append(b"k", 1, b"whole")
         await asyncio.sleep(0)
         kill(journal)
         (path,) = tmp_path.glob("*.records")
         path.write_bytes(path.read_bytes() + b"k\t2\tto")
-        journal = Journal(tmp_path, ROOM)
+        journal = Journal(tmp_path, ROOM, [].append)
         journal.append(b"k", 3, b"next")
         await asyncio.sleep(0)
         taken = journal.take(ROOM)
@@ -121,7 +121,7 @@ def test_a_torn_last_record_is_cut_off(tmp_path: Path) -> None:
 
 def test_a_disk_that_takes_nothing_lends_records_from_memory(tmp_path: Path) -> None:
     async def play() -> list[bytes]:
-        journal = Journal(tmp_path, ROOM)
+        journal = Journal(tmp_path, ROOM, said.append)
         found = []
         for number in range(4):
             journal.append(b"k", 0, b"%d" % number * 100)
@@ -138,7 +138,12 @@ def test_a_disk_that_takes_nothing_lends_records_from_memory(tmp_path: Path) -> 
         journal.close()
         return found
 
+    said: list[str] = []
     assert asyncio.run(play()) == [b"0", b"1", b"2", b"3", b"healed"]
+    assert [text.rsplit(": ")[-1] for text in said] == [
+        "File too large; messages wait in memory, mend it.",
+        "takes messages again.",
+    ]
 
 
 @contextmanager
@@ -154,9 +159,9 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 def test_two_recorders_cannot_share_a_spool(tmp_path: Path) -> None:
     async def play() -> None:
-        journal = Journal(tmp_path, ROOM)
+        journal = Journal(tmp_path, ROOM, [].append)
         with pytest.raises(BadInputError, match="another recorder"):
-            Journal(tmp_path, ROOM)
+            Journal(tmp_path, ROOM, [].append)
         journal.close()
 
     asyncio.run(play())
@@ -167,6 +172,6 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
     async def play() -> None:
         with pytest.raises(BadInputError, match="cannot be written"):
-            Journal(tmp_path / "spool", ROOM)
+            Journal(tmp_path / "spool", ROOM, [].append)
 
     asyncio.run(play())

@@ -23,6 +23,7 @@ from volatility_pipeline.resources.warehouse import Warehouse
 from volatility_pipeline_tests.broker import Broker, free_port
 from volatility_pipeline_tests.command_line import volatility
 from volatility_pipeline_tests.landing_run import Landers, produce
+from volatility_pipeline_tests.test_journal import files_of_at_most
 
 IS_ENDURANCE = os.environ.get("VOLATILITY_ENDURANCE") == "1"
 TOTAL = 500_000 if IS_ENDURANCE else 40_000
@@ -37,8 +38,10 @@ def topic() -> str:
 async def lands(
     lake: Lake, address: str, topic: str, total: int, *, cluster: Cluster | None = None
 ) -> list[str]:
-    """Runs a lander in this process until it has read so many lines; what it said."""
+    """Runs a lander in this process until so many lines more are on disk; what it said."""
     said: list[str] = []
+    landed = Landers(lake.root, address, topic)
+    before = landed.count()
     lander = Lander(
         lake, cluster or Cluster(address), topic, said.append,
         first_day=date(2025, 1, 1), roll_seconds=0.3, roll_bytes=1 << 20,
@@ -46,7 +49,7 @@ async def lands(
     task = asyncio.create_task(lander.run())
     try:
         async with asyncio.timeout(40):
-            while lander.lines < total and not task.done():
+            while landed.count() - before < total and not task.done():
                 await asyncio.sleep(0.05)
     finally:
         if not task.done():
@@ -73,7 +76,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(
             await asyncio.sleep(chance.uniform(0.8, 3.5))
             landers.end(process, signal.SIGKILL)
         await producing
-        landers.start()
+        await landers.start_and_wait()
         await landers.wait_for(TOTAL)
         assert landers.end(landers.running[0], signal.SIGTERM) == 0
 
@@ -98,7 +101,7 @@ def test_two_landers_share_partitions_while_they_join_and_leave(
         landers.start()
         for turn in range(rounds):
             await asyncio.sleep(3)
-            other = landers.start()
+            other = await landers.start_and_wait()
             await asyncio.sleep(4)
             landers.end(other if turn % 2 else landers.running[0], [15, 9][turn % 2])
         await producing
@@ -295,7 +298,7 @@ def test_a_zombie_cannot_commit_what_another_lander_has_landed(
     async def play() -> None:
         await produce(broker, topic, 2000, pause=0)
         zombie = landers.start()
-        while not list((tmp_path / "raw").glob("date=*/.*.tmp")):
+        while not list((tmp_path / "raw").glob(".landing/.*.tmp")):
             await asyncio.sleep(0.1)
         zombie.send_signal(signal.SIGSTOP)
         landers.roll_seconds = 0.3
@@ -310,6 +313,28 @@ def test_a_zombie_cannot_commit_what_another_lander_has_landed(
     finally:
         landers.end_all()
     landers.check(2000)
+
+
+def test_a_disk_that_takes_nothing_for_a_while_loses_and_doubles_nothing(
+    broker: str, topic: str, tmp_path: Path
+) -> None:
+    total = 6000
+
+    async def play() -> list[str]:
+        producing = asyncio.create_task(produce(broker, topic, total, pause=1.0))
+        landing = asyncio.create_task(lands(Lake(tmp_path), broker, topic, total))
+        for size in (30_000, 100, 0):
+            await asyncio.sleep(1)
+            with files_of_at_most(size):
+                await asyncio.sleep(1)
+        await producing
+        return await landing
+
+    said = asyncio.run(play())
+    assert any("File too large; mend it, the messages wait in Kafka" in text for text in said)
+    assert any("takes segments again" in text for text in said)
+    assert not any("lost" in text for text in said)
+    Landers(tmp_path, broker, topic).check(total)
 
 
 def test_unwritable_folder_and_wrong_address_are_one_sentence(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_a_full_spool_loses_messages_into_a_gap_line_that_counts_them(
     session = Session(lake, Feed.EXCHANGE)
 
     async def play() -> list[bytes]:
-        journal = Journal(tmp_path / "spool", 30_000)
+        journal = Journal(tmp_path / "spool", 30_000, session.said.append)
         producer = OrderedProducer(Cluster(f"127.0.0.1:{free_port()}"), "ticks.raw")
         sink = KafkaSink(journal, producer, session.said.append)
         kept: list[bytes] = []
@@ -249,7 +249,7 @@ def test_a_full_spool_loses_messages_into_a_gap_line_that_counts_them(
 
         async with StandIn(market()).serve() as url:
             await session.record(url, drained_once, sink=sink)
-        journal = Journal(tmp_path / "spool", 1 << 30)
+        journal = Journal(tmp_path / "spool", 1 << 30, session.said.append)
         kept += [value for _, _, value in journal.take(1 << 30)]
         journal.close()
         return kept

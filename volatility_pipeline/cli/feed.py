@@ -84,13 +84,14 @@ def record(
     async def work() -> None:
         sinks: list[Sink] = []
         if to_kafka:
-            journal = Journal(lake.root / "spool" / feed, settings.volatility_spool_mb << 20)
+            journal = Journal(lake.root / "spool" / feed, settings.volatility_spool_mb << 20, say)
             sinks.append(KafkaSink(journal, OrderedProducer(cluster, TICKS), say))
         if save_disk:
             roll_bytes = int(ROLL_MB * 1e6)
             sinks.append(DiskSink(lake, say, roll_seconds=60, roll_bytes=roll_bytes))
         sink = sinks[0] if len(sinks) == 1 else TeeSink(*sinks)
-        recorder = Recorder(Feed(feed), names, sink, say, url=url, silence=silence)
+        memory = lake.root / "spool" / feed / "heard.json"
+        recorder = Recorder(Feed(feed), names, sink, say, url=url, silence=silence, memory=memory)
         made.append(recorder)
         say(f"Recording {listed(names)} from {recorder.url}; Ctrl+C stops.")
         recording, carrying = map(asyncio.ensure_future, (recorder.run(), sink.run()))
@@ -161,7 +162,10 @@ def land(
         lander = made[0] if made else None
         if lander is None:
             return "Starting"
-        return f"{lander.lines:,} lines in {lander.segments:,} segments, {lander.lag:,} behind"
+        return (
+            f"{lander.partitions} partitions · {lander.lines:,} lines in {lander.segments:,} "
+            f"segments · {lander.lag:,} messages behind"
+        )
 
     serve(work, close=close, status=status, minutes=minutes)
 
@@ -214,7 +218,8 @@ def replay(
     try:
         asyncio.run(work())
     except KafkaError as error:
-        raise BadInputError(f"{cluster.unreachable(error)} {sent:,} lines were sent.") from error
+        error = getattr(error, "reason", error)
+        raise BadInputError(f"{cluster.in_words(error)} {sent:,} lines were sent.") from error
     except KeyboardInterrupt:
         raise RefusedError(f"Interrupted after {sent:,} lines.") from None
     OUT.print(f"{sent:,} lines sent to {topic}; `volatility land` brings them to disk.")
@@ -242,7 +247,7 @@ def check_kafka(
     try:
         found = asyncio.run(look(cluster, topic, Offsets(Lake(settings.data))))
     except (KafkaError, OSError) as error:
-        raise RefusedError(cluster.unreachable(error)) from error
+        raise RefusedError(cluster.in_words(error)) from error
     if found is None:
         raise RefusedError(f"{topic}: no such topic; `volatility record` or `replay` creates it.")
     table = Table("partition", "first offset", "next offset", "messages", "not landed here")

@@ -23,6 +23,7 @@ URLS = {
     Feed.ADVANCED: "wss://advanced-trade-ws.coinbase.com",
     Feed.EXCHANGE: "wss://ws-feed.exchange.coinbase.com",
 }
+MOST_DIGITS = 18
 
 
 def subscriptions(feed: Feed, products: Sequence[str]) -> list[str]:
@@ -33,8 +34,9 @@ def subscriptions(feed: Feed, products: Sequence[str]) -> list[str]:
         wanted = [{"type": "subscribe", "product_ids": list(products), "channels": channels}]
     else:
         wanted = [
-            {"type": "subscribe", "channel": "heartbeats"},
+            # In this order: a heartbeat then says that tickers are on.
             {"type": "subscribe", "product_ids": list(products), "channel": "ticker"},
+            {"type": "subscribe", "channel": "heartbeats"},
         ]
     return [orjson.dumps(message).decode() for message in wanted]
 
@@ -111,6 +113,7 @@ def _read_advanced(message: Mapping[str, Any], channel: object) -> Read:
 
 
 def _integer(value: object) -> int | None:
-    if type(value) is int:
-        return value
-    return int(value) if type(value) is str and value.isascii() and value.isdigit() else None
+    """A number of at most 18 digits, as a number or as text."""
+    if type(value) is str and len(value) <= MOST_DIGITS and value.isascii() and value.isdigit():
+        return int(value)
+    return value if type(value) is int and 0 <= value < 10**MOST_DIGITS else None

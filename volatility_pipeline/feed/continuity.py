@@ -5,10 +5,12 @@ counter, or the trade ids of one Exchange product. What a hole is called and whe
 belongs to the recorder.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 MOST_HOLES = 10_000
+RESTART_RUN = 20  # so many repeats in a row, each higher than the last: the count began anew
 
 
 @dataclass
@@ -40,6 +42,9 @@ class Continuity:
         self.mark: Any = None
         self.repeats = 0
         self.late = 0
+        self.restarts: list[tuple[Any, Any]] = []  # the marks around a count that began anew
+        self._repeated = -1
+        self._run = 0  # how many repeats in a row went up, without a new number between
         self._holes: list[Hole] = []
 
     def see(self, number: int, mark: Any, now: float, *, is_mark: bool = True) -> None:
@@ -48,8 +53,9 @@ class Continuity:
         `is_mark` is False for a message whose mark bounds a hole before it, and none after it.
         """
         if self.next is not None and number < self.next:
-            self._fill(number)
+            self._fill(number, mark)
             return
+        self._run = 0
         self.expect(number - 1, mark, now)
         self.next = number + 1
         if is_mark or self.mark is None:
@@ -67,9 +73,9 @@ class Continuity:
         """The holes that nothing has filled in time; each is told once."""
         if not self._holes or (self._holes[0].deadline > now and len(self._holes) < MOST_HOLES):
             return []
-        is_over = len(self._holes) >= MOST_HOLES
-        told = [hole for hole in self._holes if hole.deadline <= now or is_over]
-        self._holes = [hole for hole in self._holes if hole not in told]
+        limit = now if len(self._holes) < MOST_HOLES else math.inf
+        told = [hole for hole in self._holes if hole.deadline <= limit]
+        self._holes = [hole for hole in self._holes if hole.deadline > limit]
         return told
 
     def close(self) -> list[Hole]:
@@ -77,7 +83,7 @@ class Continuity:
         told, self._holes = self._holes, []
         return told
 
-    def _fill(self, number: int) -> None:
+    def _fill(self, number: int, mark: Any) -> None:
         for index, hole in enumerate(self._holes):
             if hole.first <= number <= hole.last:
                 sides = [
@@ -89,3 +95,9 @@ class Continuity:
                 self.late += 1
                 return
         self.repeats += 1
+        self._run = self._run + 1 if number > self._repeated else 1
+        self._repeated = number
+        if self._run >= RESTART_RUN:
+            self.repeats -= self._run
+            self.restarts.append((self.mark, mark))
+            self.next, self.mark, self._run = number + 1, mark, 0

@@ -61,8 +61,7 @@ async def look(cluster: Cluster, topic: str, offsets: Offsets) -> Look | None:
         ends = await consumer.end_offsets(parts)
         found = []
         for part in parts:
-            logs = offsets.logs(topic, part.partition) if offsets.folder.is_dir() else {}
-            landed = logs.get(identity.log(part.partition))
+            landed = offsets.logs(topic, part.partition).get(identity.log(part.partition))
             found.append(
                 Partition(part.partition, begins[part], ends[part], landed.next if landed else None)
             )

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from volatility_pipeline.domain.errors import BadInputError
@@ -27,9 +28,10 @@ class Journal:
     Raises BadInputError where another process holds the folder, or it cannot be written.
     """
 
-    def __init__(self, folder: Path, limit_bytes: int) -> None:
+    def __init__(self, folder: Path, limit_bytes: int, say: Callable[[str], None]) -> None:
         self.folder = folder
         self.limit_bytes = limit_bytes
+        self.say = say
         self.trouble: str | None = None
         self.appended = asyncio.Event()
         try:
@@ -68,6 +70,8 @@ class Journal:
             self._cut(files[-1])
         if not files or int(files[0].stem) != number:
             number, offset = int(files[0].stem) if files else number, 0
+        else:  # a power cut may have kept the position and lost the end of the file
+            offset = min(offset, files[0].stat().st_size)
         self._first = number
         self._last = int(files[-1].stem) if files else number
         self._size = files[-1].stat().st_size if files else 0
@@ -129,12 +133,14 @@ class Journal:
             while written < len(data):
                 written += os.pwrite(self._writer, data[written:], self._size + written)
         except OSError as error:
-            self.trouble = error.strerror
+            self._note_trouble(error)
             if self._writer >= 0:
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._writer, self._size)
             self._retry_later()
         else:
+            if self.trouble is not None:
+                self.say(f"{self.folder}: takes messages again.")
             self.trouble = None
             self._size += len(data)
             self.backlog_bytes += len(data)
@@ -173,18 +179,23 @@ class Journal:
         self._offset += self._taken
         self.backlog_bytes -= self._taken
         self._taken = 0
-        os.pwrite(self._position, b"%020d %020d\n" % (self._first, self._offset), 0)
+        self._note_position()
 
     def release(self) -> None:
         """What was last taken did not arrive: it will be taken again."""
         self._taken = self._lent = 0
 
     def close(self) -> None:
-        """Writes what is left to disk; a spool that is empty leaves no records behind."""
+        """Writes what is left to disk, and says what that does not take.
+
+        A spool that is empty leaves no records behind.
+        """
         self._lent = 0
         self._cancel_retry()
         self.flush()
         self._cancel_retry()
+        if self._buffer:
+            self.say(f"{len(self._buffer):,} messages are lost: {self.folder}: {self.trouble}.")
         os.close(self._writer)
         self._reader.close()
         if not self.backlog_bytes:
@@ -192,6 +203,17 @@ class Journal:
                 path.unlink()
         os.close(self._position)
         self._lock.close()
+
+    def _note_position(self) -> None:
+        try:
+            os.pwrite(self._position, b"%020d %020d\n" % (self._first, self._offset), 0)
+        except OSError as error:
+            self._note_trouble(error)
+
+    def _note_trouble(self, error: OSError) -> None:
+        if self.trouble is None:
+            self.say(f"{self.folder}: {error.strerror}; messages wait in memory, mend it.")
+        self.trouble = error.strerror
 
     def _cancel_retry(self) -> None:
         if self._retry is not None:
@@ -210,7 +232,7 @@ class Journal:
             self._first += 1
         self._offset = 0
         self._reader = self._path(self._first).open("rb")
-        os.pwrite(self._position, b"%020d %020d\n" % (self._first, 0), 0)
+        self._note_position()
 
 
 def _split(line: bytes) -> list[bytes]:

@@ -12,7 +12,16 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import ProducerClosed, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    NodeNotReadyError,
+    ProducerClosed,
+    RequestTimedOutError,
+    TopicAlreadyExistsError,
+    for_code,
+)
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
@@ -35,6 +44,15 @@ REQUEST_SECONDS = 10.0
 NUDGE_SECONDS = 5.0  # how long an answer may take before somebody is told
 
 Say = Callable[[str], None]
+
+_SILENCE = (
+    ConnectionError,
+    TimeoutError,
+    KafkaConnectionError,
+    KafkaTimeoutError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+)
 
 # aiokafka warns at every retry of an outage; what matters of it is said here once.
 logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
@@ -63,10 +81,16 @@ class Cluster:
         return {
             "bootstrap_servers": self.bootstrap_servers,
             "request_timeout_ms": int(1000 * REQUEST_SECONDS),
+            # A topic that is deleted and made again is found as soon as that.
+            "metadata_max_age_ms": 5000,
         }
 
-    def unreachable(self, error: BaseException) -> str:
-        """An outage in words."""
+    def in_words(self, error: BaseException) -> str:
+        """What went wrong, and the mend: the disk, Kafka's silence, or what Kafka refused."""
+        if isinstance(error, KafkaError) and not isinstance(error, _SILENCE):
+            return f"Kafka at {self.bootstrap_servers} refused: {error}."
+        if isinstance(error, OSError) and not isinstance(error, _SILENCE) and error.errno:
+            return f"{error.filename or 'The data root'}: {error.strerror}; mend it."
         return (
             f"Kafka at {self.bootstrap_servers} does not answer ({type(error).__name__}); "
             "is it running (`make kafka`), and is KAFKA_BOOTSTRAP_SERVERS right?"
@@ -115,6 +139,18 @@ async def identify(client: AIOKafkaClient, topic: str) -> Identity | None:
     return None
 
 
+Record = tuple[bytes, int, bytes]  # key, epoch milliseconds, value
+
+
+class UndeliveredError(KafkaError):  # type: ignore[misc]
+    """A round of which some partitions' `records` were not acknowledged, for the given reason."""
+
+    def __init__(self, records: list[Record], reason: BaseException) -> None:
+        super().__init__(str(reason))
+        self.records = records
+        self.reason = reason
+
+
 class OrderedProducer:
     """Sends records in rounds: one is acknowledged whole before the next is sent.
 
@@ -160,23 +196,36 @@ class OrderedProducer:
         self._producer = producer
         self._partition_of = {}
 
-    async def send(self, records: Iterable[tuple[bytes, int, bytes]]) -> None:
-        """Sends (key, epoch milliseconds, value) records and waits until all are acknowledged.
+    async def send(self, records: Iterable[Record]) -> None:
+        """Sends records and waits until all are acknowledged.
 
-        Raises KafkaError where this producer cannot go on; nobody knows then what was written.
+        Raises UndeliveredError with those that were not, or perhaps not, written.
         """
         producer = self._connected
+        held: dict[int, list[Record]] = {}
         waiting: dict[int, list[Any]] = {}
-        for key, timestamp, value in records:
+        for record in records:
+            key, timestamp, value = record
             partition = self._partition_of.get(key)
             if partition is None:
                 partition = await self._choose(key)
+            held.setdefault(partition, []).append(record)
             batches = waiting.setdefault(partition, [])
-            record = {"timestamp": timestamp, "key": key, "value": value}
-            if not batches or batches[-1].append(**record) is None:
+            said = {"timestamp": timestamp, "key": key, "value": value}
+            if not batches or batches[-1].append(**said) is None:
                 batches.append(producer.create_batch())
-                batches[-1].append(**record)
-        await asyncio.gather(*(self._deliver(*queue) for queue in waiting.items()))
+                batches[-1].append(**said)
+        outcomes = await asyncio.gather(
+            *(self._deliver(*queue) for queue in waiting.items()), return_exceptions=True
+        )
+        failed = {
+            partition: outcome
+            for partition, outcome in zip(waiting, outcomes, strict=True)
+            if outcome is not None
+        }
+        if failed:
+            left = [record for partition in failed for record in held[partition]]
+            raise UndeliveredError(left, next(iter(failed.values())))
 
     async def _deliver(self, partition: int, batches: Sequence[Any]) -> None:
         for batch in batches:
@@ -193,6 +242,9 @@ class OrderedProducer:
         """Disconnects at once; what is not acknowledged is given up."""
         if self._producer is not None:
             producer, self._producer = self._producer, None
+            # Its own stop() would go on sending for as long as Kafka does not answer.
+            producer._sender.sender_task.cancel()
+            await within(1, producer.client.close())
             await within(1, producer.stop())
 
 

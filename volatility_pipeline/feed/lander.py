@@ -39,7 +39,7 @@ class _Part:
     log: str
     next: int
     day: date | None
-    is_fresh: bool = True  # nothing was read since the seek
+    suspect: int | None = None  # the offset that came instead of `next`, before the last seek
     first: int = 0
     segment: OpenSegment | None = None
 
@@ -76,13 +76,17 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         self.roll_seconds = roll_seconds
         self.roll_bytes = roll_bytes
         self.offsets = Offsets(lake)
+        self._landing = self.offsets.folder / ".landing"
         self.lines = 0
         self.segments = 0
         self._parts: dict[TopicPartition, _Part] = {}
+        self._leave = contextlib.ExitStack()
+        self._notes: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
         self._consumer: AIOKafkaConsumer | None = None
         self._client: AIOKafkaClient | None = None
         self._outage: float | None = None
+        self._has_trouble = False
         self._fatal: BadInputError | None = None
         self._told: set[str] = set()
 
@@ -91,14 +95,20 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
 
         Raises BadInputError where the topic holds less than was landed of it.
         """
-        with member_name(self.offsets.folder) as name:
-            while True:
-                try:
-                    await self._consume(name)
-                except (KafkaError, OSError) as error:
-                    self._note_outage(error)
-                    await self._stop()
-                    await asyncio.sleep(RETRY_SECONDS)
+        try:
+            name = self._leave.enter_context(member_name(self.offsets.folder))
+        except OSError as error:
+            raise BadInputError(
+                f"{self.offsets.folder}: cannot be written ({error.strerror}); mend it or name "
+                "another data root with --data."
+            ) from error
+        while True:
+            try:
+                await self._consume(name)
+            except (KafkaError, OSError) as error:
+                self._note_outage(error)
+                await self._stop()
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _consume(self, name: str) -> None:
         await create_topic(self.cluster, self.topic)
@@ -141,28 +151,31 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             self._drop(partition)
             if error.errno is None:  # not the disk: a timeout of aiokafka's
                 raise
-            where = self.lake.root / "raw"
-            self._tell(f"{where}: {error.strerror}; mend it, the messages wait in Kafka.")
+            if not self._has_trouble:
+                where = self.lake.root / "raw"
+                self.say(f"{where}: {error.strerror}; mend it, the messages wait in Kafka.")
+            self._has_trouble = True
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _land(self, partition: TopicPartition, records: list[Any]) -> None:
         part = self._parts.get(partition)
         if part is None:
-            part = await self._resume(partition)
+            await self._resume(partition)
+            return  # what was fetched before is fetched again from where the disk ends
         lines: list[bytes] = []
         latest = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
         for record in records:
             if record.offset != part.next:
                 self._write(part, lines)
-                if not (part.is_fresh and record.offset > part.next):
-                    # Another topic of the same name, or what was fetched before a seek.
-                    self._drop(partition)
-                    await self._resume(partition)
+                if record.offset < part.next or record.offset != part.suspect:
+                    # Another topic of this name, or a hole, which counts when it is seen again.
+                    if await self._finish(partition, part):
+                        self._drop(partition)
+                        (await self._resume(partition)).suspect = record.offset
                     return
                 if not await self._finish(partition, part):
                     return
                 self._lose(part, record.offset, "Kafka no longer has them")
-            part.is_fresh = False
             value = record.value or b""
             day = read_day(value, latest=latest) or part.day
             if day is None:
@@ -187,7 +200,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         part.day = day
         part.first = part.next
         name = f".{part.log}.{part.next}.{uuid.uuid4().hex[:8]}.tmp"
-        part.segment = OpenSegment(self.lake.raw_folder(day) / name)
+        part.segment = OpenSegment(self._landing / name)
 
     def _write(self, part: _Part, lines: list[bytes]) -> None:
         if lines:
@@ -196,7 +209,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             lines.clear()
 
     async def _finish(self, partition: TopicPartition, part: _Part) -> bool:
-        """Commits the open segment: to disk, then, for the lag to show, to Kafka.
+        """Commits the open segment to disk.
 
         Returns:
             False where another lander was faster; the partition is no longer in hand then.
@@ -210,9 +223,14 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         part.segment = None
         self.lines += part.next - part.first
         self.segments += 1
-        if self._consumer is not None:
-            with contextlib.suppress(KafkaError, TimeoutError):
-                await asyncio.wait_for(self._consumer.commit({partition: part.next}), timeout=2)
+        if self._has_trouble:
+            self._has_trouble = False
+            self.say("The disk takes segments again.")
+        if self._consumer is not None and self._outage is None:
+            # Only for the lag to show: nobody waits for it.
+            note = asyncio.create_task(within(2, self._consumer.commit({partition: part.next})))
+            self._notes.add(note)
+            note.add_done_callback(self._notes.discard)
         return True
 
     async def _roll(self) -> None:
@@ -234,6 +252,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         if identity is None:
             raise KafkaError(f"{self.topic} is gone")
         log = identity.log(partition.partition)
+        await asyncio.to_thread(self.offsets.recover)
         landed = self.offsets.logs(self.topic, partition.partition)
         begin = (await self._consumer.beginning_offsets([partition]))[partition]
         end = (await self._consumer.end_offsets([partition]))[partition]
@@ -254,7 +273,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             )
         elif begin > known.next:
             self._lose(part, begin, "Kafka's retention deleted them before they were landed")
-        for stale in (self.lake.root / "raw").glob(f"date=*/.{log}.*.tmp"):
+        for stale in self._landing.glob(f".{log}.*.tmp"):
             stale.unlink(missing_ok=True)
         self._consumer.seek(partition, part.next)
         self._parts[partition] = part
@@ -308,7 +327,7 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
     def _note_outage(self, error: BaseException) -> None:
         if self._outage is None:
             self._outage = time.monotonic()
-            self.say(f"{self.cluster.unreachable(error)} Trying again until it does.")
+            self.say(f"{self.cluster.in_words(error)} Trying again.")
 
     async def _stop(self) -> None:
         for partition, part in list(self._parts.items()):
@@ -326,6 +345,12 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
         """Commits what is in hand and disconnects."""
         async with self._lock:
             await self._stop()
+        self._leave.close()
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions are in hand; other landers may have the others."""
+        return len(self._parts)
 
     @property
     def lag(self) -> int:

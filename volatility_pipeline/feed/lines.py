@@ -5,6 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import orjson
 
+LARGEST_RUBBISH = 512 << 10
+MOST_DAYS = 31  # of one gap that get a line each
+
 
 def now() -> str:
     """The capture clock: UTC, microseconds, ISO 8601."""
@@ -13,6 +16,8 @@ def now() -> str:
 
 def wrap(frame: bytes, received_at: str, connection: str, sent: int, *, is_json: bool) -> bytes:
     """A message as one line without its LF: as it came where it is JSON, else as a string.
+
+    What is no JSON is cut after half a megabyte: escaped it would not fit into Kafka.
 
     Args:
         frame: The message's bytes.
@@ -24,7 +29,7 @@ def wrap(frame: bytes, received_at: str, connection: str, sent: int, *, is_json:
     if is_json:
         raw = frame if b"\n" not in frame else frame.replace(b"\r", b" ").replace(b"\n", b" ")
     else:
-        raw = orjson.dumps(frame.decode(errors="backslashreplace"))
+        raw = orjson.dumps(frame[:LARGEST_RUBBISH].decode(errors="backslashreplace"))
     head = f'{{"received_at":"{received_at}","connection":"{connection}","sent":{sent},"raw":'
     return b"%b%b}" % (head.encode(), raw)
 
@@ -45,12 +50,13 @@ class Gap:
     missing: int | None = None
 
     def lines(self, connection: str) -> list[bytes]:
-        """One line for each UTC day that the gap touches, dated there."""
+        """One line for each UTC day that the gap touches, dated there; a single one if endless."""
         pieces = []
         start = self.start
+        is_whole = self.end is not None and self.end - start > timedelta(days=MOST_DAYS)
         while True:
             midnight = datetime(start.year, start.month, start.day) + timedelta(days=1)  # noqa: DTZ001
-            is_last = self.end is None or self.end <= midnight
+            is_last = is_whole or self.end is None or self.end <= midnight
             end = self.end if is_last else midnight
             pieces.append(
                 orjson.dumps(
@@ -62,7 +68,7 @@ class Gap:
                         "reason": self.reason,
                         "kind": self.kind,
                         "missing": self.missing,
-                        "time": _text(start),
+                        "time": _text(self.end if is_whole and self.end else start),
                         "received_at": now(),
                         "connection": connection,
                     }

@@ -20,6 +20,8 @@ from volatility_pipeline.feed.segment_files import OpenSegment
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.segments import LANDED, commit
 
+CLOCK_STEP_SECONDS = 2.0  # of the coarsest file system
+
 
 @dataclass(frozen=True)
 class Landed:
@@ -41,28 +43,42 @@ class Offsets:
         with self._locked() as state:
             return str(state["group"])
 
-    def logs(self, topic: str, partition: int) -> dict[str, Landed]:
-        """The logs of a topic's partition that were landed, also under other identities.
+    def recover(self) -> None:
+        """Notes what a kill kept out of `offsets.json`.
 
-        Looks at what lies in the folders, too, and repairs what a kill kept out of `offsets.json`.
+        Only folders that changed after it was written can hold such a segment.
         """
+        path = self.folder / "offsets.json"
+        found = self._scan(path.stat().st_mtime - CLOCK_STEP_SECONDS if path.exists() else 0.0)
+        with self._locked() as state:
+            ahead = {
+                log: entry
+                for log, entry in found.items()
+                if entry["next"] > state["logs"].get(log, {"next": 0})["next"]
+            }
+            if ahead:
+                state["logs"] |= ahead
+                self._write(state)
+
+    def _scan(self, since: float) -> dict[str, dict[str, Any]]:
+        """How far each log has landed, read off the folders that changed since a time."""
         found: dict[str, tuple[int, date]] = {}
         for day in self.lake.raw_days():
-            for match in filter(None, map(LANDED.fullmatch, self.lake.landed_names(day))):
-                if match["topic"] == topic and int(match["partition"]) == partition:
+            if self.lake.raw_folder(day).stat().st_mtime >= since:
+                for match in filter(None, map(LANDED.fullmatch, self.lake.landed_names(day))):
                     last = (int(match["last"]) + 1, day)
                     found[match["log"]] = max(found.get(match["log"], last), last)
-        with self._locked() as state:
-            for log, known in state["logs"].items():
-                match_ = LANDED.fullmatch(f"{log}-{0:020d}-{0:020d}.ndjson")
-                if match_ and match_["topic"] == topic and int(match_["partition"]) == partition:
-                    last = (known["next"], date.fromisoformat(known["day"]))
-                    found[log] = max(found.get(log, last), last)
-            repaired = state["logs"] | {log: _entry(*last) for log, last in found.items()}
-            if repaired != state["logs"]:
-                state["logs"] = repaired
-                self._write(state)
-        return {log: Landed(*last) for log, last in found.items()}
+        return {log: _entry(*last) for log, last in found.items()}
+
+    def logs(self, topic: str, partition: int) -> dict[str, Landed]:
+        """The logs of a topic's partition that were landed, also under other identities."""
+        known = self._read()["logs"]
+        found = {}
+        for log, entry in known.items():
+            match = LANDED.fullmatch(f"{log}-{0:020d}-{0:020d}.ndjson")
+            if match and match["topic"] == topic and int(match["partition"]) == partition:
+                found[log] = Landed(entry["next"], date.fromisoformat(entry["day"]))
+        return found
 
     def commit(self, segment: OpenSegment, log: str, day: date, first: int, after: int) -> bool:
         """Gives a segment of offsets `[first, after)` its name, if the log ends at `first`.
@@ -72,17 +88,25 @@ class Offsets:
         """
         final = self.lake.raw_folder(day) / f"{log}-{first:020d}-{after - 1:020d}.ndjson"
         with self._locked() as state:
-            known = state["logs"].get(log)
-            if (known is not None and known["next"] != first) or not segment.path.exists():
+            if not _ends_at(state, log, first) or not segment.path.exists():
                 return False
+            for path in final.parent.glob(f"{log}-{first:020d}-*"):
+                match = LANDED.fullmatch(path.name)  # a kill came between its rename and its note
+                if match is not None:
+                    state["logs"][log] = _entry(int(match["last"]) + 1, day)
+                    self._write(state)
+                    return False
+            final.parent.mkdir(parents=True, exist_ok=True)
             segment.commit(final)
             state["logs"][log] = _entry(after, day)
             self._write(state)
         return True
 
     def skip(self, log: str, first: int, after: int, day: date, reason: str) -> None:
-        """Notes that the offsets `[first, after)` will never land, and goes on behind them."""
+        """Notes that the offsets `[first, after)` will never land, if the log ends at `first`."""
         with self._locked() as state:
+            if not _ends_at(state, log, first):
+                return
             at = datetime.now(UTC).isoformat(timespec="seconds")
             lost = {"log": log, "first": first, "last": after - 1, "reason": reason, "noticed": at}
             state["lost"].append(lost)
@@ -94,20 +118,28 @@ class Offsets:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".offsets.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            path = self.folder / "offsets.json"
-            if path.exists():
-                yield json.loads(path.read_text())
-            else:
-                group = f"volatility-land-{uuid.uuid4().hex[:8]}"
-                state: dict[str, Any] = {"group": group, "logs": {}, "lost": []}
+            state = self._read()
+            if "group" not in state:
+                state["group"] = f"volatility-land-{uuid.uuid4().hex[:8]}"
+                state["logs"] = self._scan(0.0)
                 self._write(state)
-                yield state
+            yield state
+
+    def _read(self) -> dict[str, Any]:
+        path = self.folder / "offsets.json"
+        text = path.read_text() if path.exists() else '{"logs": {}, "lost": []}'
+        state: dict[str, Any] = json.loads(text)
+        return state
 
     def _write(self, state: dict[str, Any]) -> None:
         path = self.folder / "offsets.json"
         temporary = path.with_name(".offsets.json.tmp")
         temporary.write_text(json.dumps(state, indent=1) + "\n")
         commit(temporary, path)
+
+
+def _ends_at(state: dict[str, Any], log: str, offset: int) -> bool:
+    return log not in state["logs"] or state["logs"][log]["next"] == offset
 
 
 def _entry(after: int, day: date) -> dict[str, Any]:

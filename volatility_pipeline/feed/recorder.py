@@ -14,11 +14,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidURI, WebSocketException
+from websockets.uri import parse_uri
 
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.values import parse_time
@@ -30,14 +33,16 @@ if TYPE_CHECKING:
     from volatility_pipeline.feed.kafka import Say
     from volatility_pipeline.feed.sinks import Sink
 
-LARGEST_FRAME = 512 << 10
-QUEUED_FRAMES = 1024
+LARGEST_FRAME = 2 << 20
+QUEUED_FRAMES = 256
 GRACE_SECONDS = 2.0  # how late a number may come
 FIRST_DELAY, LONGEST_DELAY = 0.25, 30.0
 LAG_EVERY_SECONDS = 0.1
 SKEW_SECONDS = 0.5
 SLOW_SECONDS = 5.0
 REPLAY_SECONDS = 3600.0
+FORGOTTEN = timedelta(days=1)  # a longer absence speaks for itself: the days have no data
+NO_PRODUCT = b"-"  # the key of what names none
 _MICROSECOND = timedelta(microseconds=1)
 _NO_SUCH_PRODUCT = re.compile(r"not a valid product|invalid product|unknown product", re.IGNORECASE)
 
@@ -91,6 +96,8 @@ class Recorder:
         say: Told in words what a person should know.
         url: The feed's address, if not Coinbase's own.
         silence: Seconds without a ticker or a heartbeat after which a connection counts as dead.
+        memory: A file that says when each product was heard last, so that the next recorder knows
+            what happened before it was not recorded.
     """
 
     def __init__(
@@ -102,12 +109,17 @@ class Recorder:
         *,
         url: str | None = None,
         silence: float = 10.0,
+        memory: Path | None = None,
     ) -> None:
         self.feed = feed
         self.products = tuple(products)
         self.sink = sink
         self.say = say
         self.url = url or URLS[feed]
+        try:
+            parse_uri(self.url)
+        except (InvalidURI, ValueError) as error:
+            raise BadInputError(f"--url {self.url}: no WebSocket address ({error}).") from error
         self.silence = silence
         self.counts = Counts()
         self._trades = {product: Continuity(grace=GRACE_SECONDS) for product in products}
@@ -119,6 +131,8 @@ class Recorder:
         self._lag_at = 0.0
         self._skew_said = 0.0
         self._has_heard = False
+        self._memory = memory
+        self._recall()
 
     async def run(self) -> None:
         """Connects, subscribes and listens, again and again, until cancelled.
@@ -129,11 +143,8 @@ class Recorder:
             try:
                 await self._connect()
             except _RefusedError as error:
-                if _NO_SUCH_PRODUCT.search(str(error)) and not self._has_heard:
-                    raise BadInputError(
-                        f"{self.url} refused the subscription: {error}; name the products that "
-                        "it has with --products."
-                    ) from error
+                if _NO_SUCH_PRODUCT.search(str(error)):
+                    self._drop_product(error)
                 why = f"the exchange refused the subscription ({error})"
             except InvalidURI as error:
                 raise BadInputError(
@@ -148,6 +159,17 @@ class Recorder:
             self._delay = min(2 * self._delay, LONGEST_DELAY)
             self.say(f"{self.url}: {why}; connecting again in {delay:.1f} s.")
             await asyncio.sleep(delay)
+
+    def _drop_product(self, error: _RefusedError) -> None:
+        """A product that the exchange no longer has must not silence the others."""
+        named = [product for product in self.products if product in str(error)]
+        if not self._has_heard or len(named) != 1 or len(self.products) == 1:
+            raise BadInputError(
+                f"{self.url} refused the subscription: {error}; name the products that it has "
+                "with --products."
+            ) from error
+        self.products = tuple(product for product in self.products if product not in named)
+        self.say(f"{named[0]} is no longer recorded: the exchange does not know it any more.")
 
     async def _connect(self) -> None:
         async with connect(
@@ -183,6 +205,7 @@ class Recorder:
         while (left := link.alive + self.silence - loop.time()) > 0:
             await asyncio.sleep(min(left, GRACE_SECONDS / 2))
             self._tell_holes(link, is_final=False)
+            self._remember()
         link.socket.transport.abort()
 
     def _receive(self, link: _Link, frame: bytes) -> None:
@@ -210,8 +233,9 @@ class Recorder:
             self.counts.rubbish += 1
             if self.counts.rubbish == 1:
                 self.say(f"A message is no JSON; it is kept as it is: {frame[:60]!r}")
-        key = message.product_id or link.name
-        if not self.sink.put(key.encode(), int(time.time() * 1000), line):
+        product = message.product_id
+        key = product.encode() if product is not None and product in self._trades else NO_PRODUCT
+        if not self.sink.put(key, int(time.time() * 1000), line):
             self._note_overflow(message)
         elif self._overflow:
             self._end_overflow(message)
@@ -237,6 +261,26 @@ class Recorder:
                 trades.expect(message.last_trade_id, mark, loop_time)
         if is_mark or link.newest is None:
             link.newest = mark
+        if message.kind == "heartbeat":
+            self._confirm(link, message)
+
+    def _confirm(self, link: _Link, message: Read) -> None:
+        """What a heartbeat says has come, has come: a quiet product's gap begins after it.
+
+        Tickers that follow it may be stamped a little earlier, hence the grace.
+        """
+        beat = _time(message.time)
+        if beat is None:
+            return
+        sure = beat - timedelta(seconds=GRACE_SECONDS)
+        if self.feed is Feed.ADVANCED:
+            link.newest = _later(link.newest, sure)
+            link.sequence.mark = _later(link.sequence.mark, sure)
+            link.heartbeats.mark = _later(link.heartbeats.mark, sure)
+        elif message.product_id in self._trades:
+            trades = self._trades[message.product_id]
+            if trades.next is not None and (message.last_trade_id or 0) < trades.next:
+                trades.mark = _later(trades.mark, sure)
 
     def _tell_holes(self, link: _Link, *, is_final: bool) -> None:
         at = asyncio.get_running_loop().time()
@@ -252,10 +296,24 @@ class Recorder:
             for hole in left(series):
                 self._tell(hole, "trade_id", (product,), link.name)
         everything = (link.sequence, link.heartbeats, *self._trades.values())
+        for series in everything:
+            self._tell_restarts(series, link.name)
         self.counts.repeats += sum(series.repeats for series in everything)
         self.counts.late += sum(series.late for series in everything)
         for series in everything:
             series.repeats = series.late = 0
+
+    def _tell_restarts(self, series: Continuity, connection: str) -> None:
+        products = [name for name, trades in self._trades.items() if trades is series]
+        for before, after in series.restarts:
+            end = _time(after) or _now()
+            for product in products or self.products:
+                start = min(_time(before) or end, end)
+                reason = "numbers began anew"
+                self._write(Gap("restart", product, start, end + _MICROSECOND, reason), connection)
+            self.counts.holes += 1
+            self.say("The exchange's numbers began anew: what they skipped is not known.")
+        series.restarts.clear()
 
     def _tell(self, hole: Hole, kind: str, products: Sequence[str], connection: str) -> None:
         end = _time(hole.after) or _now()
@@ -277,13 +335,47 @@ class Recorder:
             return
         self._tell_holes(link, is_final=True)
         self._why = f"disconnected: {why}"
+        for product, since in self._newest(link).items():
+            self._lost.setdefault(product, since)
+
+    def _newest(self, link: _Link) -> dict[str, datetime]:
+        """Until when each product is known to be whole."""
+        found = {}
         for product in self.products:
             mark = link.newest
             if self.feed is Feed.EXCHANGE:  # its heartbeats confirm product by product
                 mark = self._trades[product].mark or mark
             since = _time(mark)
             if since is not None:
-                self._lost.setdefault(product, since)
+                found[product] = since
+        return found
+
+    def _remember(self) -> None:
+        """Notes until when products are whole, for the recorder that comes after this one."""
+        if self._memory is None:
+            return
+        heard = self._lost | (self._newest(self._link) if self._link and not self._lost else {})
+        if heard:
+            texts = {product: since.isoformat() for product, since in heard.items()}
+            with contextlib.suppress(OSError):  # the sinks say what the disk does not take
+                self._memory.parent.mkdir(parents=True, exist_ok=True)
+                temporary = self._memory.with_suffix(".tmp")
+                temporary.write_bytes(orjson.dumps(texts))
+                temporary.replace(self._memory)
+
+    def _recall(self) -> None:
+        """Takes up what the recorder before this one noted."""
+        if self._memory is None or not self._memory.exists():
+            return
+        try:
+            noted = orjson.loads(self._memory.read_bytes())
+        except orjson.JSONDecodeError:
+            return
+        self._why = "the recorder was not running"
+        for product in self.products:
+            since = parse_time(noted.get(product))
+            if since is not None and timedelta() < _now() - since < FORGOTTEN:
+                self._lost[product] = since
 
     def _regained(self, link: _Link, message: Read) -> None:
         """The first word of a product after a disconnect ends its gap."""
@@ -354,10 +446,12 @@ class Recorder:
         """Writes what is known to be missing at the end: open holes, and gaps without an end."""
         if self._link is not None:
             self._tell_holes(self._link, is_final=True)
-        for product, since in self._lost.items():
-            self._write(Gap("disconnect", product, since, None, self._why), "recorder")
+        if self._memory is None:  # else the next recorder knows more
+            for product, since in self._lost.items():
+                self._write(Gap("disconnect", product, since, None, self._why), "recorder")
         if self._overflow:
             self._end_overflow(None)
+        self._remember()
 
     @property
     def state(self) -> str:
@@ -366,8 +460,14 @@ class Recorder:
 
 
 def _time(mark: object) -> datetime | None:
-    """A message's time as naive UTC."""
-    return parse_time(mark)
+    """A mark, which is a message's time as written or naive UTC already, as naive UTC."""
+    return mark if isinstance(mark, datetime) else parse_time(mark)
+
+
+def _later(mark: object, sure: datetime) -> object:
+    """The later of a mark and a time."""
+    known = _time(mark)
+    return sure if known is None or known < sure else mark
 
 
 def _now() -> datetime:

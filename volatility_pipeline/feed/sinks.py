@@ -9,7 +9,13 @@ from typing import Protocol
 from aiokafka.errors import KafkaError
 
 from volatility_pipeline.feed.journal import Journal
-from volatility_pipeline.feed.kafka import NUDGE_SECONDS, OrderedProducer, Say
+from volatility_pipeline.feed.kafka import (
+    NUDGE_SECONDS,
+    OrderedProducer,
+    Record,
+    Say,
+    UndeliveredError,
+)
 
 ROUND_BYTES = 4 << 20
 GATHER_SECONDS = 0.02  # how long records may gather for one round
@@ -46,6 +52,7 @@ class KafkaSink:
         self.say = say
         self.delivered = 0
         self._is_closing = False
+        self._left: list[Record] = []  # of a round that was delivered in part
         self._outage: float | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -70,13 +77,13 @@ class KafkaSink:
                         await self.producer.start()
                 await self._send_rounds()
             except (KafkaError, OSError) as error:
-                self._note_outage(error)
+                self._note_outage(getattr(error, "reason", error))
                 await self.producer.stop()
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _send_rounds(self) -> None:
         while True:
-            records = self.journal.take(ROUND_BYTES)
+            records = self._left or self.journal.take(ROUND_BYTES)
             if not records:
                 if self._is_closing:
                     return
@@ -86,9 +93,11 @@ class KafkaSink:
             try:
                 with self._nudging():
                     await self.producer.send(records)
-            except BaseException:
-                self.journal.release()
+            except UndeliveredError as error:
+                self.delivered += len(records) - len(error.records)
+                self._left = error.records
                 raise
+            self._left = []
             self.journal.acknowledge()
             self.delivered += len(records)
             if self._outage is not None:
@@ -108,7 +117,7 @@ class KafkaSink:
     def _note_outage(self, error: BaseException) -> None:
         if self._outage is None:
             self._outage = time.monotonic()
-            self.say(f"{self.producer.cluster.unreachable(error)} Messages wait on disk.")
+            self.say(f"{self.producer.cluster.in_words(error)} Messages wait on disk.")
 
     async def close(self) -> None:
         """Sends what it can within three seconds; the rest stays in the journal."""
@@ -121,8 +130,9 @@ class KafkaSink:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         await self.producer.stop()
-        waiting = self.journal.backlog_bytes
+        self.journal.release()
         self.journal.close()
+        waiting = self.journal.backlog_bytes
         if waiting:
             self.say(
                 f"{waiting / 1e6:.1f} MB that Kafka has not taken stay in {self.journal.folder}; "
