@@ -119,7 +119,7 @@ async def feed(
         tasks[0].cancel()
         with suppress(asyncio.CancelledError):
             await tasks[0]
-        fed.recorder.finish()
+        fed.recorder.books.finish()
         await sink.close()
     fed.delivered = sink.delivered
     async with asyncio.timeout(90):

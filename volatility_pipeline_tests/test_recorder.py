@@ -71,7 +71,7 @@ class Session:
             task.cancel()
             with suppress(asyncio.CancelledError, BadInputError):
                 await task
-            recorder.finish()
+            recorder.books.finish()
             await sink.close()
 
     def lines(self) -> list[dict[str, Any]]:
@@ -139,7 +139,7 @@ def test_a_frozen_connection_is_cut_after_the_silence_and_its_gap_reaches_the_ma
         stand_in = StandIn(market(), faults=Faults({"freeze": 20}, seed=1), observe=observe)
         async with stand_in.serve() as url:
             await session.record(
-                url, lambda recorder: recorder.counts.connections > 1 and not recorder._lost
+                url, lambda recorder: recorder.counts.connections > 1 and recorder.books.is_whole
             )
 
     run(play())
@@ -182,7 +182,7 @@ def test_a_refused_subscription_is_said_in_plain_words_and_tried_again(
         stand_in = StandIn(market(), faults=Faults({fault: 30}, seed=2))
         async with stand_in.serve() as url:
             await session.record(
-                url, lambda recorder: recorder.counts.connections > 2 and not recorder._lost
+                url, lambda recorder: recorder.counts.connections > 2 and recorder.books.is_whole
             )
 
     run(play())

@@ -105,7 +105,7 @@ def record(
 
     async def close() -> None:
         for recorder in made:
-            recorder.finish()
+            recorder.books.finish()
             await recorder.sink.close()
 
     rate = Rate()
