@@ -175,3 +175,26 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
             Journal(tmp_path / "spool", ROOM, [].append)
 
     asyncio.run(play())
+
+
+def test_a_position_beyond_the_file_goes_back_to_its_end(tmp_path: Path) -> None:
+    """A power cut may keep the position and lose the records before it."""
+
+    async def play() -> list[bytes]:
+        journal = Journal(tmp_path, ROOM, [].append)
+        journal.append(b"k", 0, b"x" * 500)
+        await asyncio.sleep(0)
+        journal.take(ROOM)
+        journal.acknowledge()
+        kill(journal)
+        (path,) = tmp_path.glob("*.records")
+        os.truncate(path, 0)
+        journal = Journal(tmp_path, ROOM, [].append)
+        assert journal.backlog_bytes == 0
+        journal.append(b"k", 0, b"new")
+        await asyncio.sleep(0)
+        found = [value for _, _, value in journal.take(ROOM)]
+        journal.close()
+        return found
+
+    assert asyncio.run(play()) == [b"new"]

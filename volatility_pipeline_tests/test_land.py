@@ -17,6 +17,7 @@ from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.feed.kafka import Cluster, OrderedProducer
 from volatility_pipeline.feed.lander import Lander
 from volatility_pipeline.feed.offsets import Offsets
+from volatility_pipeline.feed.segment_files import OpenSegment
 from volatility_pipeline.resources.ingest import Ingest
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.warehouse import Warehouse
@@ -356,3 +357,28 @@ def test_kafka_that_is_not_there_is_said_and_waited_for(
     answer = volatility("land", "--minutes", "0.05", data=tmp_path)
     assert f"Kafka at {address} does not answer" in answer.errors
     assert answer.errors.count("does not answer") == 1
+
+
+def test_a_commit_or_a_loss_that_comes_late_changes_nothing(tmp_path: Path) -> None:
+    lake, day, log = Lake(tmp_path), date(2026, 4, 1), "t-0a1b2c3d-0"
+    offsets = Offsets(lake)
+
+    def segment() -> OpenSegment:
+        made = OpenSegment(tmp_path / uuid.uuid4().hex)
+        made.write(b"{}\n")
+        return made
+
+    assert offsets.commit(segment(), log, day, 0, 300)
+    late = segment()
+    assert not offsets.commit(late, log, day, 0, 200)
+    late.discard()
+    offsets.skip(log, 100, 200, day, "late")
+    assert offsets.logs("t", 0)[log].next == 300
+    # A kill between the rename and the note, and then another log's note.
+    folder = lake.raw_folder(day)
+    (folder / f"{log}-{300:020d}-{399:020d}.ndjson").write_text("{}\n")
+    unaware = segment()
+    assert not offsets.commit(unaware, log, day, 300, 350)
+    unaware.discard()
+    assert offsets.logs("t", 0)[log].next == 400
+    assert len(lake.segments(day)) == 2

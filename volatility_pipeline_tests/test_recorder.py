@@ -392,7 +392,8 @@ def test_it_ends_on_time_and_leaves_whole_segments(tmp_path: Path) -> None:
         (["--feed", "kraken"], "--feed kraken: no such feed"),
         (["--no-kafka"], "--no-kafka leaves nowhere"),
         (["--products", ","], "--products names none"),
-        (["--url", "http://x", "--save-disk"], "http://x"),
+        (["--url", "http://x", "--save-disk"], "http://x: no WebSocket address"),
+        (["--url", "ws://host:99999", "--save-disk"], "no WebSocket address"),
     ],
 )
 def test_a_wrong_call_is_one_sentence(arguments: list[str], said: str, tmp_path: Path) -> None:
