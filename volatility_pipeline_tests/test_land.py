@@ -1,6 +1,7 @@
 """The lander: each message lands once, whatever is killed, stopped, made anew or full."""
 
 import asyncio
+import fcntl
 import json
 import os
 import random
@@ -299,8 +300,9 @@ def test_a_zombie_cannot_commit_what_another_lander_has_landed(
     async def play() -> None:
         await produce(broker, topic, 2000, pause=0)
         zombie = landers.start()
-        while not list((tmp_path / "raw").glob(".landing/.*.tmp")):
-            await asyncio.sleep(0.1)
+        while len(list((tmp_path / "raw").glob("date=2026-04-02/*.ndjson"))) < 3:
+            await asyncio.sleep(0.1)  # the third day's segments stay open
+        await asyncio.sleep(0.5)
         zombie.send_signal(signal.SIGSTOP)
         landers.roll_seconds = 0.3
         landers.start()
@@ -336,6 +338,25 @@ def test_a_disk_that_takes_nothing_for_a_while_loses_and_doubles_nothing(
     assert any("takes segments again" in text for text in said)
     assert not any("lost" in text for text in said)
     Landers(tmp_path, broker, topic).check(total)
+
+
+def test_a_lander_stopped_in_mid_commit_is_named_and_the_others_do_not_hang(
+    broker: str, topic: str, tmp_path: Path
+) -> None:
+    lake = Lake(tmp_path)
+    (tmp_path / "raw").mkdir()
+
+    async def play() -> list[str]:
+        await produce(broker, topic, 100, pause=0)
+        with (tmp_path / "raw" / ".offsets.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            landing = asyncio.create_task(lands(lake, broker, topic, 100))
+            await asyncio.sleep(5)
+        return await landing
+
+    said = asyncio.run(play())
+    assert any("another lander holds it and does not move" in text for text in said)
+    Landers(tmp_path, broker, topic).check(100)
 
 
 def test_unwritable_folder_and_wrong_address_are_one_sentence(tmp_path: Path) -> None:

@@ -6,20 +6,23 @@ one when segments are compacted or gone. Both change together, under one lock th
 data root share, and only from where the log ends: whoever comes late is turned away.
 """
 
+import errno
 import fcntl
 import json
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from volatility_pipeline.feed.segment_files import OpenSegment
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.segments import LANDED, commit
 
+LOCK_SECONDS = 3.0
 CLOCK_STEP_SECONDS = 2.0  # of the coarsest file system
 
 
@@ -117,7 +120,7 @@ class Offsets:
     def _locked(self) -> Iterator[dict[str, Any]]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".offsets.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _take(lock)
             state = self._read()
             if "group" not in state:
                 state["group"] = f"volatility-land-{uuid.uuid4().hex[:8]}"
@@ -140,6 +143,20 @@ class Offsets:
 
 def _ends_at(state: dict[str, Any], log: str, offset: int) -> bool:
     return log not in state["logs"] or state["logs"][log]["next"] == offset
+
+
+def _take(lock: IO[str]) -> None:
+    """Locks, or raises OSError: one that is stopped in mid-commit must not stop the others."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                said = "another lander holds it and does not move; end that one"
+                raise OSError(errno.EBUSY, said, lock.name) from None
+            time.sleep(0.01)
 
 
 def _entry(after: int, day: date) -> dict[str, Any]:
