@@ -292,7 +292,7 @@ def test_land_lands_what_is_replayed(
 
     lake = Lake(tmp_path)
     an_age_ago = time.time() - 180
-    wait_until(lambda: bool(list((tmp_path / "raw").glob("date=*/.*.tmp"))))
+    wait_until(lambda: bool(list((tmp_path / "raw").glob(".landing/.*.tmp"))))
     os.utime(tmp_path / "raw" / "offsets.json", (an_age_ago, an_age_ago))
     assert not land.is_healthy, "nothing has landed for three minutes"
     wait_until(lambda: bool(lake.raw_days() and lake.segments(lake.raw_days()[0])))

@@ -131,9 +131,12 @@ def test_one_kafka_broker_of_several_is_enough() -> None:
     assert found == Finding("Kafka", "ok", f"localhost:{port} takes connections")
 
 
-def test_mlflow_store_opens_or_says_why_not(tmp_path: Path) -> None:
+def test_mlflow_store_opens_or_says_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "mlflow.db"
     uri = f"sqlite:///{path}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # MLflow does so itself, and leaves it
     assert health.mlflow_store(uri) == Finding("MLflow", "ok", f"{uri}, not made yet")
     assert not path.exists()
     Tracking(uri, str(tmp_path / "artifacts"))._mlflow()

@@ -136,6 +136,8 @@ class Lander(ConsumerRebalanceListener):  # type: ignore[misc]
             async with self._lock:
                 for partition, records in found.items():
                     await self._guarded(partition, self._land(partition, records))
+                for partition in consumer.assignment() - self._parts.keys():
+                    await self._guarded(partition, self._resume(partition))
                 await self._roll()
                 if time.monotonic() - checked > IDENTITY_SECONDS:
                     checked = time.monotonic()
