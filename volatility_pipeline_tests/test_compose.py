@@ -286,15 +286,16 @@ def test_land_lands_what_is_replayed(
     lines = [json.dumps(ticker | quotes | {"trade_id": number}).encode() for number in range(300)]
     recording.write_bytes(b"\n".join(lines) + b"\n")
     land = start("land", KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{composed_broker.inside_port}")
+    offsets = tmp_path / "raw" / "offsets.json"
+    wait_until(offsets.exists)
+    an_age_ago = time.time() - 180
+    os.utime(offsets, (an_age_ago, an_age_ago))
+    assert not land.is_healthy, "nothing has landed for three minutes"
+
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", composed_broker.address)
     answer = volatility("replay", recording, "--speed", 0, data=tmp_path)
     assert "300 lines sent to ticks.raw" in answer.out
-
     lake = Lake(tmp_path)
-    an_age_ago = time.time() - 180
-    wait_until(lambda: bool(list((tmp_path / "raw").glob(".landing/.*.tmp"))))
-    os.utime(tmp_path / "raw" / "offsets.json", (an_age_ago, an_age_ago))
-    assert not land.is_healthy, "nothing has landed for three minutes"
     wait_until(lambda: bool(lake.raw_days() and lake.segments(lake.raw_days()[0])))
     assert land.is_healthy
     (segment,) = lake.segments(lake.raw_days()[0])
