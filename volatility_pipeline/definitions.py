@@ -49,7 +49,7 @@ def resources(settings: Settings) -> dict[str, Any]:
         "lake": lake,
         "warehouse": warehouse,
         "ingest": Ingest(lake, warehouse),
-        "training": Training(lake, warehouse, tracking),
+        "training": Training(lake, warehouse, tracking, settings.volatility_search_seconds),
         "tracking": tracking,
     }
 

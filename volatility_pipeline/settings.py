@@ -17,6 +17,7 @@ class Settings(BaseSettings):
     volatility_first_day: date = date(2025, 1, 1)
     volatility_products: Annotated[tuple[str, ...], NoDecode] = ("BTC-USD", "ETH-USD")
     volatility_max_gap_seconds: int = Field(default=30, ge=1, le=3600)
+    volatility_search_seconds: float = Field(default=60.0, ge=0)
     volatility_unattended: bool = False
     volatility_raw_keep_days: int | None = Field(default=None, ge=1)
     kafka_bootstrap_servers: str = "localhost:9092"

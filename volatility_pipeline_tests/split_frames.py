@@ -26,6 +26,12 @@ def split_frame(
         policy: How the threshold is made.
         is_noise: Constant volatility: nothing can be predicted.
     """
+    rows = market_rows(seconds, seed=seed, is_noise=is_noise)
+    return _labelled(_with_roles(rows), policy)
+
+
+def market_rows(seconds: int, *, seed: int, is_noise: bool = False) -> pd.DataFrame:
+    """Return a product's rows of every second, with `threshold` as known at each; see above."""
     rng = np.random.default_rng(seed)
     log_sigma = np.zeros(seconds)
     if not is_noise:
@@ -69,8 +75,7 @@ def split_frame(
     minutes = frame["realized_volatility_60s"].where(np.arange(seconds) % 60 == 0)
     trailing = minutes.dropna().rolling(1440, min_periods=60).quantile(0.9)
     frame["threshold"] = trailing.reindex(frame.index).ffill()
-    frame = frame.dropna(subset=["future_volatility_60s", "threshold"]).reset_index(drop=True)
-    return _labelled(_with_roles(frame), policy)
+    return frame.dropna(subset=["future_volatility_60s", "threshold"]).reset_index(drop=True)
 
 
 def role(frame: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -33,7 +33,7 @@ def judge(split: pd.DataFrame) -> Evaluation:
     rows, rng = role(split, "test"), np.random.default_rng(1)
     ratio = np.log(rows["realized_volatility_60s"] / rows["threshold"]).to_numpy()
     answers = []
-    for name, blur in zip(LADDER, (0, 0.5, 0.1, 0.2, 0.3), strict=True):
+    for name, blur in zip(LADDER, (0, 0.5, 0.4, 0.1, 0.6, 0.2, 0.25, 0.3), strict=True):
         score = ratio + blur * rng.normal(size=len(rows)) if blur else 0 * ratio
         answers.append(Forecast(name, score, 1 / (1 + np.exp(-score)), 0.4))
     return evaluate(split, answers, product_id="BTC-USD", policy="trailing", seed=1, resamples=50)
@@ -97,18 +97,18 @@ def test_the_table_shows_every_model_with_every_number(evaluation, page):
     for row in comparison(evaluation):
         for cell in row.values():
             assert cell in text
-    har = comparison(evaluation)[2]
-    found = evaluation.models[2]
+    har = comparison(evaluation)[3]
+    found = evaluation.models[3]
     assert har["Model"] == "HAR-logistic"
     assert har["Base rate"] == f"{evaluation.base_rate:.3f}"
     assert har["Δ HAR-logistic"] == "–"
     estimate = found.average_precision
     assert har["PR-AUC"] == f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
-    assert comparison(evaluation)[4]["Δ HAR-logistic"][0] in "+-"
+    assert comparison(evaluation)[7]["Δ HAR-logistic"][0] in "+-"
 
 
 def test_confusion_threshold_days_and_roles_are_shown(evaluation, page):
-    text, counts = text_of(page), evaluation.models[3].confusion
+    text, counts = text_of(page), evaluation.models[5].confusion
     shown = f"Spike {counts.true_positives:,} {counts.false_negatives:,} Quiet"
     assert f"Logistic regression at 0.400 Alert No alert {shown}" in text
     day = evaluation.days[-1]
@@ -133,7 +133,7 @@ def test_plots_have_labelled_axes_the_base_rate_and_one_colour_a_model(evaluatio
         "Recall: share of spikes alerted",
         "Precision: share of alerts that are spikes",
         f"Base rate ({evaluation.base_rate:.2f})",
-        f"HAR-logistic ({evaluation.models[2].average_precision.value:.2f})",
+        f"HAR-logistic ({evaluation.models[3].average_precision.value:.2f})",
     ):
         assert f"<!-- {label} -->" in curves
     for svg in list(plots.values())[:4]:
@@ -172,3 +172,13 @@ def test_hardly_any_rows_make_a_page_without_numbers(rows):
 
 def test_the_same_results_make_the_same_bytes(evaluation, page):
     assert render(evaluation, CONTEXT) == page
+
+
+def test_alerts_an_hour_and_episodes_caught_stand_in_the_table(evaluation):
+    found, row = evaluation.models[3].episodes, comparison(evaluation)[3]
+    assert row["Alerts/h"] == f"{found.alerts_per_hour:.1f}"
+    share = f"{found.share_caught:.0%}"
+    assert row["Episodes caught"] == f"{share} {found.caught} of {found.episodes}"
+    still = replace(evaluation.models[3], episodes=replace(found, share_caught=None))
+    changed = replace(evaluation, models=(still,))
+    assert comparison(changed)[0]["Episodes caught"] == "–"

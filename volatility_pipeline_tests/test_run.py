@@ -2,14 +2,18 @@
 
 import json
 import re
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS
+from volatility_pipeline.domain.models import probabilities, scores
 from volatility_pipeline.domain.simulation import Market
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.landing import land_simulation
@@ -17,6 +21,7 @@ from volatility_pipeline.resources.tracking import StoredModel, Tracking
 from volatility_pipeline_tests.command_line import Answer, volatility
 
 HOURS = 8
+WEIGHTING = "model__scale_pos_weight"
 
 
 def tracking(root: Path) -> Tracking:
@@ -94,8 +99,15 @@ def test_each_model_has_a_run_of_its_own_under_the_step_s_run(ran: tuple[Path, A
         assert provenance["label_horizon_seconds"] == 60
         assert provenance["data_fingerprint"] == Lake(root).content("splits", "BTC-USD")
         assert set(provenance["sql_hashes"]) >= {"ticks", "bars", "features", "labels", "splits"}
-        assert provenance["libraries"]["scikit-learn"]
+        assert run.data.tags["data_fingerprint"] == provenance["data_fingerprint"]
+        assert set(provenance["libraries"]) >= {"numpy", "scikit-learn", "scipy", "xgboost"}
+        assert provenance["python"].startswith("3.")
+        assert provenance["seed"] == int(run.data.params["seed"])
         assert run.data.params["rung"] == name
+        tried = json.loads(run.data.params["tried"])
+        assert len(tried) > 1 or not LADDER[name].grid
+        assert all(0 < trial["average_precision"] < 1 for trial in tried)
+        assert set(json.loads(run.data.params["chosen"])) <= {*LADDER[name].grid, WEIGHTING}
         assert 0 <= run.data.metrics["test_average_precision"] <= 1
     versions = client.search_model_versions("name = 'volatility-BTC-USD'")
     assert {version.tags["model"] for version in versions} == set(LADDER)
@@ -134,6 +146,34 @@ def test_tampered_model_is_refused_before_it_is_opened(
     assert tracking(root).fetch(stored) is not None
 
 
+def test_training_again_gives_the_same_metrics_and_equal_forecasts(
+    ran: tuple[Path, Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # MLflow notes in the environment which store it was last pointed at.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    root, _ = ran
+    left_out = shutil.ignore_patterns("splits", "models", "evaluation", "mlflow", "dagster")
+    again = shutil.copytree(root, tmp_path / "again", ignore=left_out)
+    answer = volatility("train", data=again)
+    assert answer.code == 0, answer.errors
+    metrics = [
+        (folder / "evaluation" / "product=BTC-USD" / "evaluation.json").read_bytes()
+        for folder in (root, again)
+    ]
+    assert metrics[0] == metrics[1]
+    test = pd.read_parquet(again / "splits" / "product=BTC-USD.parquet").query("role == 'test'")
+    records = [Lake(folder).record("models", "BTC-USD")["models"] for folder in (root, again)]
+    for name in LADDER:
+        first, second = (
+            tracking(folder).fetch(StoredModel(**record[name]["stored"]))
+            for folder, record in zip((root, again), records, strict=True)
+        )
+        np.testing.assert_array_equal(scores(first, test), scores(second, test))
+        np.testing.assert_array_equal(probabilities(first, test), probabilities(second, test))
+        for fact in ("decision_threshold", "parameters", "notes"):
+            assert records[0][name][fact] == records[1][name][fact]
+
+
 def test_step_refuses_to_nest_under_an_mlflow_run_that_is_still_active(tmp_path: Path) -> None:
     store = tracking(tmp_path)
     with (
@@ -167,8 +207,9 @@ class FakeContext:
 
 
 def test_real_recordings_go_through_and_are_stamped_insufficient(
-    recordings: Path, tmp_path: Path
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("VOLATILITY_SEARCH_SECONDS", "0")
     files = sorted(recordings.glob("*.ndjson"))
     imported = volatility("import", *files, data=tmp_path)
     assert imported.code == 0, imported.errors
@@ -185,3 +226,5 @@ def test_real_recordings_go_through_and_are_stamped_insufficient(
         assert all(
             model["average_precision"]["low"] is None for model in evaluation["models"]
         )  # too few blocks for an interval
+        models = Lake(tmp_path).record("models", product)["models"]
+        assert not any(set(entry["parameters"]) - {WEIGHTING} for entry in models.values())

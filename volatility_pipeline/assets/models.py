@@ -1,5 +1,8 @@
 """The models stage: the ladder of models of a product, fitted, calibrated, stored, registered."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
 
 from volatility_pipeline.assets.days import OWNERS
@@ -32,13 +35,22 @@ def models(
         record = training.fit(product, frame, progress=context.log.info)
     lines = [
         f"| {LADDER[name].title} | {entry['stored']['version']} | {entry['seconds']:.1f} | "
-        f"{entry['decision_threshold']:.3f} | {' '.join(entry['notes'])} |"
+        f"{entry['decision_threshold']:.3f} | {_settings(entry['parameters'])} | "
+        f"{' '.join(entry['notes'])} |"
         for name, entry in record["models"].items()
     ]
-    table = "| model | version | seconds | decision threshold | notes |\n|---|---|---|---|---|\n"
+    table = (
+        "| model | version | seconds | decision threshold | chosen | notes |\n"
+        "|---|---|---|---|---|---|\n"
+    )
     return dg.MaterializeResult(
         metadata={
             "models": dg.MetadataValue.md(table + "\n".join(lines)),
             "provenance": dg.MetadataValue.json(record["provenance"]),
         }
     )
+
+
+def _settings(parameters: Mapping[str, Any]) -> str:
+    """What was chosen for a rung, without the pipeline's steps."""
+    return ", ".join(f"{name.split('__')[-1]} {value}" for name, value in parameters.items())

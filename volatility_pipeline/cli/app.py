@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from volatility_pipeline.cli import data, exchange, feed, models, store, upkeep
+from volatility_pipeline.cli import audit, data, exchange, feed, models, store, upkeep
 from volatility_pipeline.cli.console import ERRORS
 from volatility_pipeline.domain.errors import BadInputError, RefusedError
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for module in (data, models, store, feed, exchange, upkeep):
+for module in (data, models, audit, store, feed, exchange, upkeep):
     module.register(app)
 
 

@@ -23,7 +23,16 @@ PolicyOption = Annotated[
     typer.Option(help="Unusual against the last day (trailing) or the training rows (training)."),
 ]
 # What the report shows and a terminal's width does not.
-REPORT_ONLY = ("ROC-AUC", "Brier", "Skill", "F1", "Precision", "Recall")
+REPORT_ONLY = (
+    "ROC-AUC",
+    "Brier",
+    "Skill",
+    "F1",
+    "Precision",
+    "Recall",
+    "Alerts/h",
+    "Episodes caught",
+)
 
 
 def register(app: typer.Typer) -> None:

@@ -105,9 +105,21 @@ def choose_blocks(
         series = [values for values in (target.astype(float), *residuals) if np.ptp(values) > 0]
         automatic = [optimal_block_length(values)["circular"].item() for values in series]
         rows = max([rows, *(int(np.ceil(length)) for length in automatic)])
-    count = len(ts) // rows
-    with_spike = len(np.unique(np.flatnonzero(target[: count * rows]) // rows))
-    seconds = round(rows * step)
+    return count_blocks([target], rows=rows, seconds=round(rows * step))
+
+
+def count_blocks(targets: Sequence[NDArray[np.bool_]], *, rows: int, seconds: int) -> Blocks:
+    """Return the blocks of this length in stretches of rows, none across two of them.
+
+    Args:
+        targets: Spikes, a stretch each, each of shape (its rows,).
+        rows: Rows in a block.
+        seconds: Their length.
+    """
+    counts = [len(target) // rows for target in targets]
+    count, with_spike = sum(counts), 0
+    for target, whole in zip(targets, counts, strict=True):
+        with_spike += len(np.unique(np.flatnonzero(target[: whole * rows]) // rows))
     refusal = None
     if count < MINIMUM_BLOCKS:
         refusal = f"the test has {count} blocks of {seconds} s, {MINIMUM_BLOCKS} are needed"

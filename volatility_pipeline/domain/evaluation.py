@@ -23,15 +23,15 @@ from volatility_pipeline.domain.bootstrap import (
     no_resamples,
     resample,
 )
+from volatility_pipeline.domain.episodes import EpisodeResult, judge_alerts
 from volatility_pipeline.domain.ladder import REFERENCE
 from volatility_pipeline.domain.models import Forecast
-from volatility_pipeline.domain.splits import Policy
+from volatility_pipeline.domain.splits import ROLES, Policy, require_honest
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-ROLES = ("train", "validation", "test")
 SPIKE_SECONDS = 60
 EPISODE_SECONDS = 900
 
@@ -100,6 +100,7 @@ class ModelResult:
         precision: Spikes among alerts, at that threshold.
         recall: Alerts among spikes, at that threshold.
         f1: Their harmonic mean.
+        episodes: The alerts at that threshold against spike episodes, and how many an hour.
         precision_recall_curve: Precision over recall.
         roc_curve: True positive rate over false positive rate.
         reliability: Observed spike rates by probability.
@@ -119,6 +120,7 @@ class ModelResult:
     precision: float | None
     recall: float | None
     f1: float | None
+    episodes: EpisodeResult
     precision_recall_curve: metrics.Curve
     roc_curve: metrics.Curve
     reliability: tuple[metrics.ReliabilityBin, ...]
@@ -166,8 +168,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON: no NaN and no infinity, None instead."""
-        plain: dict[str, Any] = _plain(asdict(self))
-        return plain
+        facts: dict[str, Any] = plain(asdict(self))
+        return facts
 
 
 def evaluate(
@@ -193,11 +195,13 @@ def evaluate(
 
     Raises:
         ValueError: Rows out of order, a forecast that does not fit them, or no reference.
+        LeakyRowsError: Rows of a leaky split.
     """
+    require_honest(split["role"].unique())
     test = split[split["role"] == "test"]
     ts = test["ts"].to_numpy(dtype="datetime64[us]")
     target = test["is_spike"].to_numpy(dtype=bool)
-    _require_fitting(ts, forecasts, reference)
+    require_fitting(ts, forecasts, reference)
 
     rankings = [Ranking(forecast.score, target) for forecast in forecasts]
     observed = np.array(
@@ -208,20 +212,21 @@ def evaluate(
     if blocks.refusal is None:
         draws = resample(rankings, target, block_rows=blocks.rows, resamples=resamples, seed=seed)
 
-    roles = tuple(_role_summary(split, role) for role in ROLES)
-    days = _day_rates(split)
+    roles = tuple(role_summary(split, role) for role in ROLES)
+    days = day_rates(split)
     insufficient = claims.shortages(roles)
     lift_refusal = claims.lift_refusal(days) if policy == "training" else None
 
     base_rate = roles[-1].base_rate or np.nan
     compared = [forecast.name for forecast in forecasts].index(reference)
     drawn = draws.average_precision
-    precisions = _estimates(observed, drawn, blocks)
-    lifts = _estimates(observed / base_rate, drawn / draws.base_rate[:, None], blocks)
-    gains = _estimates(observed - observed[compared], drawn - drawn[:, [compared]], blocks)
+    precisions = estimates(observed, drawn, blocks)
+    lifts = estimates(observed / base_rate, drawn / draws.base_rate[:, None], blocks)
+    gains = estimates(observed - observed[compared], drawn - drawn[:, [compared]], blocks)
     models = tuple(
         _result(
             forecast,
+            ts,
             target,
             average_precision=precisions[index],
             lift=lifts[index] if lift_refusal is None else None,
@@ -259,9 +264,10 @@ def evaluate(
     )
 
 
-def _require_fitting(
+def require_fitting(
     ts: NDArray[np.datetime64], forecasts: Sequence[Forecast], reference: str
 ) -> None:
+    """Refuse forecasts that do not fit the test rows at these times, with a ValueError."""
     if (np.diff(ts) <= np.timedelta64(0)).any():
         raise ValueError("The test rows are not in time order, one a second at most.")
     for forecast in forecasts:
@@ -275,7 +281,8 @@ def _require_fitting(
         raise ValueError(f"The models are compared with {reference}, which is not among them.")
 
 
-def _role_summary(split: pd.DataFrame, role: str) -> RoleSummary:
+def role_summary(split: pd.DataFrame, role: str) -> RoleSummary:
+    """Return how much a role knows, of rows with `ts`, `is_spike` and `role` in time order."""
     rows = split[split["role"] == role]
     ts = rows["ts"].to_numpy(dtype="datetime64[us]")
     is_spike = rows["is_spike"].to_numpy(dtype=bool)
@@ -291,7 +298,8 @@ def _role_summary(split: pd.DataFrame, role: str) -> RoleSummary:
     )
 
 
-def _day_rates(split: pd.DataFrame) -> tuple[DayRate, ...]:
+def day_rates(split: pd.DataFrame) -> tuple[DayRate, ...]:
+    """Return the base rate by day and role, of rows with `ts`, `is_spike` and `role`."""
     days = split["ts"].dt.floor("D").rename("day")
     counts = split["is_spike"].astype(bool).groupby([days, split["role"]]).agg(["size", "sum"])
     rates = [
@@ -301,10 +309,13 @@ def _day_rates(split: pd.DataFrame) -> tuple[DayRate, ...]:
     return tuple(sorted(rates, key=lambda rate: (rate.day, ROLES.index(rate.role))))
 
 
-def _estimates(
+def estimates(
     observed: NDArray[np.float64], drawn: NDArray[np.float64], blocks: Blocks
 ) -> list[Estimate | None]:
-    """Join each model's value, shape (models,), with its draws, shape (resamples, models)."""
+    """Join each model's value, shape (models,), with its draws, shape (resamples, models), if any.
+
+    None where the value is not finite; no interval where there are no draws.
+    """
     bounds: Sequence[tuple[float | None, float | None]] = [(None, None)] * len(observed)
     if len(drawn):
         bounds = intervals(drawn, blocks=blocks.count)
@@ -316,6 +327,7 @@ def _estimates(
 
 def _result(
     forecast: Forecast,
+    ts: NDArray[np.datetime64],
     target: NDArray[np.bool_],
     *,
     average_precision: Estimate | None,
@@ -323,7 +335,8 @@ def _result(
     gain: Estimate | None,
     is_sufficient: bool,
 ) -> ModelResult:
-    confusion = metrics.confusion(target, forecast.probability >= forecast.decision_threshold)
+    is_alert = forecast.probability >= forecast.decision_threshold
+    confusion = metrics.confusion(target, is_alert)
     return ModelResult(
         name=forecast.name,
         average_precision=average_precision,
@@ -339,6 +352,7 @@ def _result(
         precision=confusion.precision,
         recall=confusion.recall,
         f1=confusion.f1,
+        episodes=judge_alerts(ts, target, is_alert),
         precision_recall_curve=metrics.precision_recall(target, forecast.score),
         roc_curve=metrics.roc(target, forecast.score),
         reliability=metrics.reliability(target, forecast.probability),
@@ -351,11 +365,12 @@ def _skill(average_precision: Estimate | None, target: NDArray[np.bool_]) -> flo
     return float((average_precision.value - target.mean()) / (1 - target.mean()))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return facts as plain JSON: None for what is no number, lists for tuples."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -142,6 +142,12 @@ def count_apart(times: NDArray[np.datetime64], seconds: int) -> int:
     return count
 
 
+def hours_covered(ts: NDArray[np.datetime64]) -> float:
+    """Return how many hours rows at these rising times cover: their number times the usual step."""
+    step = float(np.median(np.diff(ts) / np.timedelta64(1, "s"))) if len(ts) > 1 else 1.0
+    return len(ts) * step / 3600
+
+
 def independent_labels(target: NDArray[np.bool_], *, lags: int) -> float | None:
     """Return how many independent labels would tell the base rate as well as these do.
 

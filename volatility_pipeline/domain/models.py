@@ -7,12 +7,15 @@ scikit-learn and skops are imported where they are used.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS, Rung
+from volatility_pipeline.domain.decisions import best_f1, within_alert_budget
+from volatility_pipeline.domain.ladder import BALANCED, LADDER, MODEL_INPUTS, Rung
+from volatility_pipeline.domain.search import ON_VALIDATION, Found, Trial, search
 from volatility_pipeline.domain.splits import Policy
 
 if TYPE_CHECKING:
@@ -23,9 +26,12 @@ TRUSTED_TYPES = (
     "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
+    "sklearn.tree._tree.Tree",
     "volatility_pipeline.domain.estimators.ConstantRate",
+    "volatility_pipeline.domain.estimators.EwmaInputs",
     "volatility_pipeline.domain.estimators.FixedScore",
     "volatility_pipeline.domain.estimators.MarketInputs",
+    "volatility_pipeline.domain.estimators.ZScore",
     "xgboost.core.Booster",
     "xgboost.sklearn.XGBClassifier",
 )
@@ -58,7 +64,11 @@ class FittedModel:
     Attributes:
         name: The rung.
         estimator: One scikit-learn estimator; `predict_proba` gives the calibrated probability.
-        decision_threshold: The validation probability with the best F1.
+        decision_threshold: The validation probability with the best F1 or within the alert budget,
+            or that at which the rung's own rule alerts.
+        parameters: What was set beyond the rung as it stands, by parameter of its pipeline; `fit`
+            takes them again.
+        trials: What was tried to find them.
         dropped_columns: Inputs null in all training rows.
         notes: What fell back and why, one sentence each; empty where nothing did.
         policy: The threshold policy of the labels it was fitted on.
@@ -71,6 +81,8 @@ class FittedModel:
     name: str
     estimator: Any
     decision_threshold: float
+    parameters: Mapping[str, Any]
+    trials: tuple[Trial, ...]
     dropped_columns: tuple[str, ...]
     notes: tuple[str, ...]
     policy: Policy
@@ -94,7 +106,15 @@ class UntrustedModelError(ValueError):
 
 
 def fit(
-    name: str, train: pd.DataFrame, validation: pd.DataFrame, *, policy: Policy, seed: int
+    name: str,
+    train: pd.DataFrame,
+    validation: pd.DataFrame,
+    *,
+    policy: Policy,
+    seed: int,
+    search_seconds: float = 0.0,
+    parameters: Mapping[str, Any] | None = None,
+    alerts_per_hour: float | None = None,
 ) -> FittedModel:
     """Fit a rung on training rows; calibrate it and choose its threshold on validation rows.
 
@@ -102,10 +122,13 @@ def fit(
 
     Args:
         name: A key of `LADDER`.
-        train: Rows of `MODEL_INPUTS` and `is_spike`, in time order.
-        validation: Likewise, later.
+        train: Rows of `MODEL_INPUTS` and `is_spike`, in time order; for a search `ts` too.
+        validation: Likewise, later; for an alert budget `ts` too.
         policy: How the labels' threshold was made.
         seed: For what is random.
+        search_seconds: Time budget of a search over the rung's grid, on training rows; 0 for none.
+        parameters: Those of a model fitted on earlier rows, instead of a search and a choice.
+        alerts_per_hour: The alert budget that chooses the decision threshold; None for best F1.
 
     Raises:
         ValueError: A frame has a `role` column that says it is another role's rows.
@@ -113,13 +136,24 @@ def fit(
     started = time.perf_counter()
     _require_role(train, "train")
     _require_role(validation, "validation")
+    rung = LADDER[name]
     notes: list[str] = []
-    pipeline, dropped = _fit_on_training(LADDER[name], train, policy=policy, seed=seed, notes=notes)
-    estimator = _calibrate(pipeline, validation, notes)
+    found = Found(dict(parameters or {}), ())
+    if search_seconds > 0 and parameters is None:
+        found = search(rung, train, policy=policy, seed=seed, seconds=search_seconds)
+        notes += [found.note] if found.note else []
+    pipeline, dropped, found = _fit_best_variant(
+        rung, train, validation, found, policy=policy, seed=seed, notes=notes
+    )
+    estimator = _calibrate(pipeline, validation, rung, notes)
     return FittedModel(
         name=name,
         estimator=estimator,
-        decision_threshold=_best_threshold(estimator, validation, notes),
+        decision_threshold=_decision_threshold(
+            estimator, validation, rung, alerts_per_hour=alerts_per_hour, notes=notes
+        ),
+        parameters=found.parameters,
+        trials=found.trials,
         dropped_columns=dropped,
         notes=tuple(notes),
         policy=policy,
@@ -189,8 +223,53 @@ def _target(frame: pd.DataFrame) -> NDArray[np.int64]:
     return target
 
 
+def _fit_best_variant(
+    rung: Rung,
+    train: pd.DataFrame,
+    validation: pd.DataFrame,
+    found: Found,
+    *,
+    policy: Policy,
+    seed: int,
+    notes: list[str],
+) -> tuple[Any, tuple[str, ...], Found]:
+    """Return the rung fitted in the variant that ranks validation rows best, the first of equals.
+
+    Also the columns dropped, and what was found with the variant in it.
+    """
+    from sklearn.metrics import average_precision_score
+
+    settings = [found.parameters]
+    if not set(rung.variants[0]) & set(found.parameters):
+        settings = [{**found.parameters, **variant} for variant in rung.variants]
+    if any(len(np.unique(_target(frame))) < 2 for frame in (train, validation)):
+        settings = settings[:1]
+    fits = []
+    for parameters in settings:
+        said: list[str] = []
+        fitted = _fit_on_training(rung, train, parameters, policy=policy, seed=seed, notes=said)
+        fits.append((*fitted, said))
+    trials: list[Trial] = []
+    if len(settings) > 1:
+        precisions = [
+            float(average_precision_score(_target(validation), scores(pipeline, validation)))
+            for pipeline, *_ in fits
+        ]
+        trials = [Trial(*t, ON_VALIDATION) for t in zip(settings, precisions, strict=True)]
+    best = int(np.argmax([trial.average_precision for trial in trials])) if trials else 0
+    pipeline, dropped, said = fits[best]
+    notes += said
+    return pipeline, dropped, Found(settings[best], (*found.trials, *trials))
+
+
 def _fit_on_training(
-    rung: Rung, train: pd.DataFrame, *, policy: Policy, seed: int, notes: list[str]
+    rung: Rung,
+    train: pd.DataFrame,
+    parameters: Mapping[str, Any],
+    *,
+    policy: Policy,
+    seed: int,
+    notes: list[str],
 ) -> tuple[Any, tuple[str, ...]]:
     """Return the fitted pipeline, or a constant where that cannot be, and the columns dropped."""
     from sklearn.pipeline import Pipeline
@@ -200,7 +279,9 @@ def _fit_on_training(
     rows, target = train[list(MODEL_INPUTS)], _target(train)
     dropped: tuple[str, ...] = ()
     if len(np.unique(target)) == 2:
-        pipeline = rung.build(policy=policy, seed=seed)
+        balance = float((1 - target).sum() / target.sum())
+        values = {name: balance if v == BALANCED else v for name, v in parameters.items()}
+        pipeline = rung.build(policy=policy, seed=seed).set_params(**values)
         inputs = pipeline.named_steps.get("inputs")
         try:
             pipeline.fit(rows, target)
@@ -217,10 +298,12 @@ def _fit_on_training(
     return Pipeline([("model", ConstantRate())]).fit(rows, target), dropped
 
 
-def _calibrate(pipeline: Any, validation: pd.DataFrame, notes: list[str]) -> Any:
+def _calibrate(pipeline: Any, validation: pd.DataFrame, rung: Rung, notes: list[str]) -> Any:
     """Return the pipeline with a sigmoid fitted on the validation rows, or as it is.
 
-    The sigmoid is Platt's (Advances in Large Margin Classifiers, 1999), by scikit-learn.
+    The sigmoid is Platt's (Advances in Large Margin Classifiers, 1999), by scikit-learn. A rung
+    with a rule of its own is left as it is where the sigmoid falls: at no probability would it
+    alert by its rule.
     """
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.frozen import FrozenEstimator
@@ -238,21 +321,42 @@ def _calibrate(pipeline: Any, validation: pd.DataFrame, notes: list[str]) -> Any
         return pipeline
     calibrated = CalibratedClassifierCV(FrozenEstimator(pipeline), method="sigmoid")
     calibrated.fit(validation[list(MODEL_INPUTS)], target)
-    if calibrated.calibrated_classifiers_[0].calibrators[0].a_ >= 0:
+    if _sigmoid(calibrated).a_ >= 0:
         notes.append("On the validation rows a higher score means fewer spikes.")
+        if rung.alert_score is not None:
+            notes.append("Not calibrated: its alert rule would be turned round.")
+            return pipeline
     return calibrated
 
 
-def _best_threshold(estimator: Any, validation: pd.DataFrame, notes: list[str]) -> float:
-    """Return the validation probability that gives the best F1 when alerts start there."""
-    from sklearn.metrics import precision_recall_curve
+def _sigmoid(calibrated: Any) -> Any:
+    return calibrated.calibrated_classifiers_[0].calibrators[0]
 
-    target = _target(validation)
+
+def _decision_threshold(
+    estimator: Any,
+    validation: pd.DataFrame,
+    rung: Rung,
+    *,
+    alerts_per_hour: float | None,
+    notes: list[str],
+) -> float:
+    """Return the probability from which on the model alerts, as `decisions` chooses it.
+
+    A rung's own rule is one about its score; the probability there is the same rule.
+    """
+    from volatility_pipeline.domain.estimators import ConstantRate
+
+    is_calibrated = hasattr(estimator, "calibrated_classifiers_")
+    if rung.alert_score is not None and is_calibrated:
+        return float(_sigmoid(estimator).predict(np.array([rung.alert_score]))[0])
+    if rung.alert_score is not None and not isinstance(estimator[-1], ConstantRate):
+        return 0.5
+    target, probability = _target(validation), probabilities(estimator, validation)
+    if alerts_per_hour is not None and len(target):
+        ts = validation["ts"].to_numpy(dtype="datetime64[us]")
+        return within_alert_budget(ts, probability, alerts_per_hour=alerts_per_hour)
     if not target.any():
         notes.append("Decision threshold 0.5: no validation row is a spike.")
         return 0.5
-    precision, recall, thresholds = precision_recall_curve(
-        target, probabilities(estimator, validation)
-    )
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return float(thresholds[f1[:-1].argmax()])
+    return best_f1(target, probability)

@@ -1,8 +1,10 @@
-"""Chronological splits: who may learn from a row and who is judged by it.
+"""Splits: who may learn from a row and who is judged by it.
 
-Only the roles are decided here; the rows come from `sql/50_splits.sql`.
+Only the roles are decided here; the rows come from `sql/50_splits.sql`, and where a walk-forward's
+folds are cut is said in `walk_forward`. One split leaks, for the audit, and its roles say so.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +18,15 @@ HORIZON_SECONDS = 60
 EMBARGO_SECONDS = 300
 TRAINING_STRIDE_SECONDS = 5
 THRESHOLD_QUANTILE = 0.9
+FIRST_TIME, LAST_TIME = np.datetime64("0001-01-01", "s"), np.datetime64("9999-01-01", "s")
+
+LEAKY_LABEL = "LEAKY"
+LEAKY_PROTOCOL = "stratified-random"
+LEAKY_ROLES = tuple(f"{LEAKY_LABEL} {role}" for role in ROLES)
+
+
+class LeakyRowsError(ValueError):
+    """Rows of the audit's leaky split came where only honest ones may; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,26 @@ class Split:
     is_spike: NDArray[np.bool_]
     dropped: dict[str, int]
     cuts: tuple[np.datetime64, ...]
+
+
+@dataclass(frozen=True)
+class LeakySplit:
+    """A split whose later roles know the earlier ones' answers: for the audit, and nothing else.
+
+    Its roles are none of `ROLES` and carry the label, so what is honest refuses such rows, even
+    after they were stored and read again.
+
+    Attributes:
+        role: Shape (n,), one of `LEAKY_ROLES`, or "" for a row without a label.
+        protocol: What was done.
+        label: To stand beside every number that comes of it.
+        is_leaky: Always.
+    """
+
+    role: NDArray[np.str_]
+    protocol: str = LEAKY_PROTOCOL
+    label: str = LEAKY_LABEL
+    is_leaky: Literal[True] = True
 
 
 def split(
@@ -58,29 +89,61 @@ def split(
     Returns:
         The split. No 60 seconds of an earlier role's row reach a later role's rows.
     """
-    ts = ts.astype("datetime64[s]")  # in nanoseconds the years below would overflow
-    has_future = ~np.isnan(future_volatility)
-    has_threshold = ~np.isnan(trailing_threshold) | (policy == "training")
-    is_labelled = has_future & has_threshold
-    dropped = {
-        "future_unknown": int(np.sum(~has_future)),
-        "threshold_unknown": int(np.sum(has_future & ~has_threshold)),
-    }
-    labelled = ts[is_labelled]
+    is_labelled = has_label(future_volatility, trailing_threshold, policy)
+    labelled = ts[is_labelled].astype("datetime64[s]")
     last = len(labelled) - 1
     cuts = [
         labelled[min(int(np.ceil(share * len(labelled))), last)] for share in SHARES if last >= 0
     ]
+    return split_at(
+        ts,
+        future_volatility,
+        trailing_threshold,
+        cuts=cuts,
+        policy=policy,
+        embargo_seconds=embargo_seconds,
+    )
+
+
+def split_at(
+    ts: NDArray[np.datetime64],
+    future_volatility: NDArray[np.float64],
+    trailing_threshold: NDArray[np.float64],
+    *,
+    cuts: Sequence[np.datetime64],
+    start: np.datetime64 = FIRST_TIME,
+    end: np.datetime64 = LAST_TIME,
+    policy: Policy = "trailing",
+    embargo_seconds: int = EMBARGO_SECONDS,
+) -> Split:
+    """Cuts rows at given times, purged and embargoed; see `split`.
+
+    Args:
+        ts: As for `split`.
+        future_volatility: As for `split`.
+        trailing_threshold: As for `split`.
+        cuts: When validation and test begin; none where no row is labelled.
+        start: Rows before it have no role and are not counted as dropped.
+        end: Likewise for rows at or after it; no test row's 60 seconds reach beyond.
+        policy: As for `split`.
+        embargo_seconds: As for `split`.
+    """
+    ts = ts.astype("datetime64[s]")  # in nanoseconds the years of the bounds would overflow
+    has_future = ~np.isnan(future_volatility)
+    is_labelled = has_label(future_volatility, trailing_threshold, policy)
     place = np.searchsorted(np.array(cuts, dtype=ts.dtype), ts, side="right")
     # Each role lies between two bounds; a row's 60 seconds end within them, and a later role
     # leaves out the embargo.
-    ends = np.array([*cuts, np.datetime64("9999-01-01")], dtype=ts.dtype)[place]
-    starts = np.array([np.datetime64("0001-01-01"), *cuts], dtype=ts.dtype)[place]
+    starts = np.array([start, *cuts], dtype=ts.dtype)[place]
+    ends = np.array([*cuts, end], dtype=ts.dtype)[place]
     seconds = ts.astype(np.int64)
-    taken = ~is_labelled
+    dropped: dict[str, int] = {}
+    taken = (ts < start) | (ts >= end)
     for reason, is_out in {
+        "future_unknown": ~has_future,
+        "threshold_unknown": ~is_labelled,
         "purged": ts + np.timedelta64(HORIZON_SECONDS, "s") > ends,
-        "embargoed": ts < starts + np.timedelta64(embargo_seconds, "s"),
+        "embargoed": (place > 0) & (ts < starts + np.timedelta64(embargo_seconds, "s")),
         "thinned": (place == 0) & (seconds % TRAINING_STRIDE_SECONDS != 0),
     }.items():
         dropped[reason] = int(np.sum(is_out & ~taken))
@@ -94,3 +157,49 @@ def split(
     with np.errstate(invalid="ignore"):
         is_spike = (future_volatility >= threshold) & (future_volatility > 0)
     return Split(role, threshold, is_spike, dropped, tuple(cuts))
+
+
+def has_label(
+    future_volatility: NDArray[np.float64],
+    trailing_threshold: NDArray[np.float64],
+    policy: Policy,
+) -> NDArray[np.bool_]:
+    """Whether a row has all that its label takes, shape (n,)."""
+    known = ~np.isnan(future_volatility)
+    return known if policy == "training" else known & ~np.isnan(trailing_threshold)
+
+
+def stratified_random(
+    is_spike: NDArray[np.bool_], is_labelled: NDArray[np.bool_], *, seed: int
+) -> LeakySplit:
+    """Shuffles rows 70/15/15, each role with the same share of spikes: the LEAKY protocol.
+
+    Neighbouring rows share most of their 60 seconds, so a test row's answer stands in the training
+    rows beside it. Nothing is purged, embargoed or thinned, as where this is offered in earnest.
+
+    Args:
+        is_spike: Shape (n,).
+        is_labelled: Shape (n,); the other rows have no role.
+        seed: For the shuffle.
+    """
+    rng = np.random.default_rng(seed)
+    role = np.full(len(is_spike), "", dtype=np.array(LEAKY_ROLES).dtype)
+    for stratum in (is_labelled & is_spike, is_labelled & ~is_spike):
+        rows = rng.permutation(np.flatnonzero(stratum))
+        ends = [round(share * len(rows)) for share in SHARES]
+        for name, part in zip(LEAKY_ROLES, np.split(rows, ends), strict=True):
+            role[part] = name
+    return LeakySplit(role)
+
+
+def require_honest(roles: Iterable[str]) -> None:
+    """Refuses rows of a leaky split.
+
+    Raises:
+        LeakyRowsError: A role is not one of `ROLES`.
+    """
+    if foreign := sorted(set(roles) - set(ROLES)):
+        raise LeakyRowsError(
+            f"Rows of role {', '.join(foreign)} are for the leakage audit alone: nothing learnt "
+            "or measured from them is a result."
+        )

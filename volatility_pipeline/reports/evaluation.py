@@ -102,6 +102,8 @@ def comparison(evaluation: Evaluation) -> list[dict[str, str]]:
             "F1": _number(model.f1),
             "Precision": _number(model.precision),
             "Recall": _number(model.recall),
+            "Alerts/h": _number(model.episodes.alerts_per_hour, ".1f"),
+            "Episodes caught": _caught(model),
         }
         for model in evaluation.models
     ]
@@ -114,6 +116,13 @@ def _estimate(estimate: Estimate | None, style: str = ".3f") -> str:
     if estimate.low is None:
         return value
     return f"{value} [{estimate.low:{style}}, {estimate.high:{style}}]"
+
+
+def _caught(model: ModelResult) -> str:
+    found = model.episodes
+    if found.share_caught is None:
+        return NOT_DEFINED
+    return f"{found.share_caught:.0%} {found.caught} of {found.episodes}"
 
 
 def _number(value: float | None, style: str = ".3f") -> str:
@@ -138,10 +147,10 @@ def _plots(evaluation: Evaluation, *, is_simulated: bool) -> dict[str, str]:
     from matplotlib.figure import Figure
 
     drawings = {
-        "comparison": (_draw_comparison, "PR-AUC", (8.6, 2.6)),
-        "precision_recall": (_draw_precision_recall, "Precision and recall", (4.6, 4.4)),
-        "roc": (_draw_roc, "ROC", (4.6, 4.4)),
-        "calibration": (_draw_calibration, "Calibration", (4.6, 4.4)),
+        "comparison": (_draw_comparison, "PR-AUC", (8.6, 3.2)),
+        "precision_recall": (_draw_precision_recall, "Precision and recall", (4.6, 4.8)),
+        "roc": (_draw_roc, "ROC", (4.6, 4.8)),
+        "calibration": (_draw_calibration, "Calibration", (4.6, 4.8)),
         "days": (_draw_days, "Base rate by day", (8.6, 2.6)),
     }
     mark = "SIMULATED DATA · " if is_simulated else ""

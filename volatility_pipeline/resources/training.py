@@ -6,6 +6,7 @@ the record of what each was made from.
 
 import hashlib
 import json
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS
 from volatility_pipeline.domain.models import FittedModel, Forecast, fit, probabilities, scores
+from volatility_pipeline.domain.search import Trial
 from volatility_pipeline.domain.splits import EMBARGO_SECONDS, HORIZON_SECONDS, ROLES, Policy, split
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.tracking import StoredModel, Tracking, library_versions
@@ -26,20 +28,30 @@ if TYPE_CHECKING:
 DOMAIN = Path(__file__).parents[1] / "domain"
 CODE = {
     "splits": ("splits.py",),
-    "models": ("estimators.py", "ladder.py", "models.py"),
+    "models": ("decisions.py", "estimators.py", "ladder.py", "models.py", "search.py"),
     "evaluation": ("bootstrap.py", "evaluation.py", "metrics.py", "verdict.py"),
 }
-LIBRARIES = ("duckdb", "numpy", "pandas", "scikit-learn", "skops", "xgboost")
+LIBRARIES = ("duckdb", "numpy", "pandas", "scikit-learn", "scipy", "skops", "xgboost")
 SEED = 0
+SEARCH_SECONDS = 60.0
+"""A rung's search, which sees at most `search.SEARCH_ROWS` rows, takes a tenth of it."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """Builds splits, models and evaluation of one product at a time."""
+    """Builds splits, models and evaluation of one product at a time.
+
+    Attributes:
+        lake: The partitions.
+        warehouse: The SQL over them.
+        tracking: Where models are stored.
+        search_seconds: Time budget of each rung's hyperparameter search; 0 for none.
+    """
 
     lake: Lake
     warehouse: Warehouse
     tracking: Tracking
+    search_seconds: float = SEARCH_SECONDS
 
     def made_from(self, stage: str, product: str, policy: Policy) -> dict[str, Any]:
         """All that decides a model stage's partition: inputs, code, policy, seed."""
@@ -56,6 +68,7 @@ class Training:
             source = "splits" if stage == "models" else "models"
             made_from["inputs"] = {source: self.lake.content(source, product)}
             made_from["seed"] = SEED
+            made_from["search_seconds"] = self.search_seconds
             made_from["libraries"] = library_versions(LIBRARIES)
         return made_from
 
@@ -153,6 +166,9 @@ class Training:
             "trained_from": str(train.min()) if len(train) else None,
             "trained_until": str(train.max()) if len(train) else None,
             "seed": SEED,
+            "search_seconds": self.search_seconds,
+            "code": _code_hash("models"),
+            "python": platform.python_version(),
             "libraries": library_versions(LIBRARIES),
         }
 
@@ -173,17 +189,29 @@ class Training:
         models: dict[str, dict[str, Any]] = {}
         for name in LADDER:
             progress(f"{product}: fitting {LADDER[name].title}")
-            model = fit(name, train, validation, policy=policy, seed=SEED)
+            model = fit(
+                name,
+                train,
+                validation,
+                policy=policy,
+                seed=SEED,
+                search_seconds=self.search_seconds,
+            )
             stored = self.tracking.store(
                 model,
                 product=product,
                 inputs=frame[list(MODEL_INPUTS)].head(3).astype(float),
                 params=_parameters(model),
-                tags={"provenance": json.dumps(provenance), "source": provenance["source"]},
+                tags={
+                    "provenance": json.dumps(provenance),
+                    "source": provenance["source"],
+                    "data_fingerprint": provenance["data_fingerprint"],
+                },
             )
             models[name] = {
                 "stored": asdict(stored),
                 "decision_threshold": model.decision_threshold,
+                "parameters": dict(model.parameters),
                 "dropped_columns": list(model.dropped_columns),
                 "notes": list(model.notes),
                 "seconds": round(model.seconds, 3),
@@ -259,7 +287,7 @@ def _code_hash(stage: str) -> str:
 
 
 def _parameters(model: FittedModel) -> dict[str, Any]:
-    """What an MLflow run notes of a model: the classifier's own parameters, and ours."""
+    """What an MLflow run notes of a model: the classifier's own parameters, ours, the search."""
     last = model.estimator
     while hasattr(last, "estimator"):
         last = last.estimator
@@ -276,8 +304,16 @@ def _parameters(model: FittedModel) -> dict[str, Any]:
         "validation_rows": model.validation_rows,
         "decision_threshold": model.decision_threshold,
         "dropped_columns": ", ".join(model.dropped_columns),
+        "chosen": json.dumps(dict(model.parameters)),
+        "tried": json.dumps([_trial(trial) for trial in model.trials]),
         **own,
     }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    """A trial in short: MLflow cuts a parameter at 6,000 characters."""
+    precision = round(trial.average_precision, 4)
+    return {**trial.parameters, "average_precision": precision, "on": trial.judged_on}
 
 
 def _metrics(model: Any) -> dict[str, float | None]:

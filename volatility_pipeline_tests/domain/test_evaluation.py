@@ -9,9 +9,11 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from volatility_pipeline.domain import verdict
+from volatility_pipeline.domain.episodes import judge_alerts
 from volatility_pipeline.domain.evaluation import DayRate, Evaluation, RoleSummary, evaluate
 from volatility_pipeline.domain.ladder import LADDER
 from volatility_pipeline.domain.models import Forecast, fit
+from volatility_pipeline.domain.splits import LeakyRowsError
 from volatility_pipeline_tests.split_frames import role, split_frame
 
 SECOND = np.timedelta64(1, "s")
@@ -104,6 +106,24 @@ class TestEvaluation:
         spikes = evaluation.independent_labels * evaluation.base_rate
         assert evaluation.independent_spikes == pytest.approx(spikes)
 
+    def test_alerts_are_held_against_episodes(self, split, evaluation):
+        rows = role(split, "test")
+        ts, target = rows["ts"].to_numpy(), rows["is_spike"].to_numpy()
+        found = result(evaluation, "har_logistic")
+        answer = forecast("har_logistic", har(split))
+        assert found.episodes == judge_alerts(ts, target, answer.probability >= 0.5)
+        assert 10 < found.episodes.caught <= found.episodes.episodes
+        assert 0 < found.episodes.false_alarms_per_hour < found.episodes.alerts_per_hour < 60
+        assert found.episodes.hours == pytest.approx(len(rows) / 3600)
+
+    def test_rows_of_a_leaky_split_are_refused(self, split):
+        leaky = split.assign(role="LEAKY " + split["role"])
+        with pytest.raises(LeakyRowsError, match="for the leakage audit alone"):
+            judge(leaky, forecast("har_logistic", har(split)))
+        parts = (role(leaky, f"LEAKY {name}") for name in ("train", "validation"))
+        with pytest.raises(ValueError, match="LEAKY train were given as train rows"):
+            fit("har_logistic", *parts, policy="trailing", seed=1)
+
     def test_the_same_seed_gives_the_same_numbers_and_another_only_other_intervals(self, split):
         def run(seed: int) -> Evaluation:
             return judge(split, forecast("har_logistic", har(split)), seed=seed, resamples=50)
@@ -144,6 +164,7 @@ class TestJson:
         assert json.loads(json.dumps(plain, allow_nan=False)) == plain
         assert plain["models"][1]["average_precision"]["low"] > 0
         assert plain["models"][1]["gain"] is None
+        assert plain["models"][1]["episodes"]["alerts_per_hour"] > 0
 
     def test_what_is_no_number_becomes_none(self, evaluation):
         broken = replace(evaluation, base_rate=float("nan"), independent_labels=float("inf"))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 
 from volatility_pipeline.domain import simulation
+from volatility_pipeline.domain.controls import chance
 from volatility_pipeline.domain.simulation import Market, simulate
 
 START = datetime(2026, 4, 1, tzinfo=UTC)
@@ -334,13 +335,6 @@ def average_precision(is_event: np.ndarray, score: np.ndarray) -> float:
     return float(np.mean(np.cumsum(hits)[hits] / (np.flatnonzero(hits) + 1)))
 
 
-def chance(is_event: np.ndarray) -> float:
-    """The expected average precision of a random order (Bestgen, 2015): above the base rate."""
-    n, events = len(is_event), int(is_event.sum())
-    harmonic = float(np.sum(1 / np.arange(1, n + 1)))
-    return ((events - 1) / (n - 1) * (n - harmonic) + harmonic) / n
-
-
 def test_volatility_persists_about_as_much_as_in_the_real_market(lively: dict[str, Tape]) -> None:
     base, persistence, cascade = [], [], []
     for tape in lively.values():
@@ -376,7 +370,10 @@ def test_nothing_can_be_predicted_in_noise(noise: dict[str, Tape]) -> None:
     for tape in noise.values():
         past, future = tape.volatility(60)[:-1], tape.volatility(60)[1:]
         is_event = future >= np.quantile(future, 0.9)
-        excess.append((average_precision(is_event, past) - chance(is_event)) / is_event.mean())
+        excess.append(
+            (average_precision(is_event, past) - chance(int(is_event.sum()), len(is_event)))
+            / is_event.mean()
+        )
         ticks = tape.ticks.reshape(-1, 60)
         spread = np.bincount(tape.time.astype(int) // 60, tape.spread)
         second = tape.returns

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from volatility_pipeline.domain.splits import ROLES, Policy, Split, split
+from volatility_pipeline.domain.splits import (
+    LEAKY_ROLES,
+    ROLES,
+    LeakyRowsError,
+    Policy,
+    Split,
+    require_honest,
+    split,
+    split_at,
+    stratified_random,
+)
 
 SECOND = np.timedelta64(1, "s")
 START = np.datetime64("2026-03-01T23:00:00", "us")
@@ -301,3 +311,65 @@ def test_the_arrays_given_are_left_alone() -> None:
     rows.split("training")
     for array, copy in zip((rows.ts, rows.future, rows.trailing), copies, strict=True):
         np.testing.assert_array_equal(array, copy)
+
+
+@STEADY
+@given(some_rows(), policies, embargoes, st.integers(0, 2000), st.integers(0, 3000))
+def test_rows_outside_of_the_bounds_have_no_role_and_change_nothing_within(
+    rows: Rows, policy: Policy, embargo: int, before: int, length: int
+) -> None:
+    start = START.astype("datetime64[s]") + before * SECOND
+    cuts, end = (
+        (start + length * SECOND // 3, start + length * SECOND // 2),
+        start + length * SECOND,
+    )
+    is_within = (rows.ts >= start) & (rows.ts < end)
+
+    def cut(part: Any, **bounds: Any) -> Split:
+        values = rows.ts[part], rows.future[part], rows.trailing[part]
+        return split_at(*values, cuts=cuts, policy=policy, embargo_seconds=embargo, **bounds)
+
+    made = cut(slice(None), start=start, end=end)
+    alone = cut(is_within, end=end)
+    assert not (made.role[~is_within] != "").any()
+    assert made.role[is_within].tolist() == alone.role.tolist()
+    assert made.dropped == alone.dropped
+    assert (rows.ts[made.role == "test"] + 60 * SECOND <= end).all()
+
+
+@STEADY
+@given(some_rows(), st.integers(0, 2**32))
+def test_the_leaky_split_deals_out_all_labelled_rows_70_15_15_in_each_class(
+    rows: Rows, seed: int
+) -> None:
+    is_labelled, is_spike = rows.is_labelled("trailing"), rows.split("trailing").is_spike
+    made = stratified_random(is_spike, is_labelled, seed=seed)
+    assert not (made.role[~is_labelled] != "").any()
+    for stratum in (is_labelled & is_spike, is_labelled & ~is_spike):
+        assert not (made.role[stratum] == "").any()
+        for role, share in zip(LEAKY_ROLES, (0.70, 0.15, 0.15), strict=True):
+            assert abs((made.role[stratum] == role).sum() - share * stratum.sum()) <= 1
+    again = stratified_random(is_spike, is_labelled, seed=seed)
+    assert made.role.tolist() == again.role.tolist()
+
+
+def test_the_leaky_split_puts_neighbours_into_different_roles_and_another_seed_others() -> None:
+    is_spike = np.arange(3600) % 10 == 0
+    first, second = (stratified_random(is_spike, np.full(3600, True), seed=s) for s in (1, 2))
+    assert (first.role[1:] != first.role[:-1]).mean() > 0.4
+    assert first.role.tolist() != second.role.tolist()
+
+
+def test_the_leaky_split_says_so_in_every_output_and_is_no_split() -> None:
+    made = stratified_random(np.array([True, False] * 50), np.full(100, True), seed=1)
+    assert (made.is_leaky, made.label, made.protocol) == (True, "LEAKY", "stratified-random")
+    assert set(made.role.tolist()) == {"LEAKY train", "LEAKY validation", "LEAKY test"}
+    assert not set(LEAKY_ROLES) & set(ROLES)
+    assert not isinstance(made, Split)
+
+
+def test_the_honest_path_refuses_leaky_rows_even_one() -> None:
+    require_honest(ROLES)
+    require_honest([])
+    with pytest.raises(LeakyRowsError, match="LEAKY test are for the leakage audit alone"):
+        require_honest([*ROLES, "LEAKY test"])
