@@ -19,7 +19,7 @@ from volatility_pipeline_tests.feed_run import feed, lost, played
 # `make endurance` plays recordings often enough for 200,000 messages and 200 faults.
 IS_ENDURANCE = os.environ.get("VOLATILITY_ENDURANCE") == "1"
 ROUNDS = 7 if IS_ENDURANCE else 1
-OUTAGE_SECONDS = 60 if IS_ENDURANCE else 5
+OUTAGE_SECONDS = 60 if IS_ENDURANCE else 4
 FAULTS = {
     "drop": 8, "repeat": 8, "reorder": 8, "rubbish": 8,
     "disconnect": 2, "freeze": 1, "refuse": 1, "throttle": 1, "stall": 2,

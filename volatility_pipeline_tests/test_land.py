@@ -28,8 +28,8 @@ from volatility_pipeline_tests.landing_run import Landers, produce
 from volatility_pipeline_tests.test_journal import files_of_at_most
 
 IS_ENDURANCE = os.environ.get("VOLATILITY_ENDURANCE") == "1"
-TOTAL = 500_000 if IS_ENDURANCE else 40_000
-KILLS = 100 if IS_ENDURANCE else 8
+TOTAL = 500_000 if IS_ENDURANCE else 24_000
+KILLS = 100 if IS_ENDURANCE else 5
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_two_landers_share_partitions_while_they_join_and_leave(
     total = TOTAL // 2
 
     async def play() -> None:
-        rounds = 12 if IS_ENDURANCE else 2
+        rounds = 12 if IS_ENDURANCE else 1
         pause = rounds * 7 / (total / 1000)
         producing = asyncio.create_task(produce(broker, topic, total, pause=pause))
         landers.start()
@@ -122,7 +122,7 @@ def test_a_broker_that_stops_and_starts_again_loses_and_doubles_nothing(
     own_broker: Broker, topic: str, tmp_path: Path
 ) -> None:
     landers = Landers(tmp_path / "data", own_broker.address, topic)
-    total, stops = (TOTAL, 5) if IS_ENDURANCE else (TOTAL // 2, 2)
+    total, stops = (TOTAL, 5) if IS_ENDURANCE else (TOTAL // 2, 1)
 
     async def play() -> None:
         pause = (8 * stops) / (total / 1000)
@@ -130,7 +130,7 @@ def test_a_broker_that_stops_and_starts_again_loses_and_doubles_nothing(
         landers.start()
         for turn in range(stops):
             await asyncio.sleep(4)
-            how = [signal.SIGTERM, signal.SIGKILL][turn % 2]
+            how = [signal.SIGKILL, signal.SIGTERM][turn % 2]
             await asyncio.to_thread(own_broker.stop, how=how)
             await asyncio.sleep(2)
             await asyncio.to_thread(own_broker.start)
