@@ -46,7 +46,7 @@ def test_faulty_connections_lose_only_what_lies_in_a_gap_line(
     protocol: Feed, broker: str, recordings: Path, tmp_path: Path
 ) -> None:
     files = [recordings / f"{name}.ndjson" for name in FILES]
-    play = Play(recording(files), rate=4000.0, repeat=ROUNDS)
+    play = Play(recording(files), rate=4000.0 if IS_ENDURANCE else 1500.0, repeat=ROUNDS)
     said = played(play)
     products = sorted({product for product, *_ in said.values()})
     faults = Faults({kind: MORE * rate for kind, rate in FAULTS.items()}, seed=7)
@@ -55,7 +55,7 @@ def test_faulty_connections_lose_only_what_lies_in_a_gap_line(
     hit = sum(event.outcome not in ("sent", "unheard", "lost", "frozen") for event in fed.events)
     assert hit >= (200 if IS_ENDURANCE else 20)
     assert fed.recorder is not None
-    assert fed.recorder.counts.connections > 5
+    assert fed.recorder.counts.connections > 3
 
     fed.build()
     books = fed.books()
@@ -97,7 +97,7 @@ def test_kafka_stopped_under_two_thousand_messages_a_second_loses_nothing(
     fed = asyncio.run(
         feed(
             tmp_path / "data", own_broker.address, play, PRODUCTS, Feed.ADVANCED,
-            faults=Faults(), topic="ticks.raw", silence=10, meanwhile=outage,
+            faults=Faults(), topic="ticks.raw", silence=3, meanwhile=outage,
         )
     )  # fmt: skip
     assert fed.recorder is not None

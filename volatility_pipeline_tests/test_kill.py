@@ -17,7 +17,7 @@ from volatility_pipeline.resources.landing import land_simulation
 from volatility_pipeline_tests.command_line import volatility
 from volatility_pipeline_tests.test_build import hashes
 
-KILLS = 5
+KILLS = 3
 COMMAND = [Path(sys.executable).with_name("volatility"), "build", "--data"]
 
 
