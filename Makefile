@@ -3,10 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 DATA := $(abspath $(or $(VOLATILITY_DATA),data))
 
-.PHONY: help setup run test endurance check format ui kafka bench lock
+.PHONY: help setup run test test-slow endurance check format ui kafka bench lock
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: .venv/ready ## Make .venv from requirements.lock (every other target does so by itself)
 
@@ -26,6 +26,10 @@ test: .venv/ready ## Run the tests
 endurance: .venv/ready ## The feed's tests at full length: 500,000 messages, 100 kills
 	VOLATILITY_ENDURANCE=1 $(BIN)/pytest volatility_pipeline_tests/test_feed.py \
 		volatility_pipeline_tests/test_land.py -v --timeout 3600
+
+test-slow: .venv/ready ## Measure how often the intervals contain the truth
+	VOLATILITY_SLOW=1 $(BIN)/pytest volatility_pipeline_tests/test_coverage.py \
+		-o log_cli=true --log-cli-level=INFO --timeout 7200
 
 check: .venv/ready ## Format, lint, types, SQL lint, definitions
 	$(BIN)/ruff format --check .

@@ -7,22 +7,38 @@ from typing import Any
 import dagster as dg
 
 from volatility_pipeline.assets.bars import bars
-from volatility_pipeline.assets.evaluation import evaluation
+from volatility_pipeline.assets.champion import champion
+from volatility_pipeline.assets.drift import drift
+from volatility_pipeline.assets.evaluation import evaluation, walk_forward
 from volatility_pipeline.assets.features import features
 from volatility_pipeline.assets.labels import labels
 from volatility_pipeline.assets.models import models
+from volatility_pipeline.assets.predictions import predictions
 from volatility_pipeline.assets.raw import raw_ticks
 from volatility_pipeline.assets.splits import splits
 from volatility_pipeline.assets.ticks import ticks_and_quarantine
 from volatility_pipeline.checks.features import features_span_no_silence
 from volatility_pipeline.checks.labels import labels_horizon_complete
+from volatility_pipeline.checks.splits import splits_do_not_overlap
 from volatility_pipeline.checks.ticks import ticks_books_balance
+from volatility_pipeline.jobs import JOBS
+from volatility_pipeline.resources.alerts import Alerts, Channel, Log, Webhook
+from volatility_pipeline.resources.analysis import Analysis
+from volatility_pipeline.resources.audit import Audit
+from volatility_pipeline.resources.champions import Champions
+from volatility_pipeline.resources.drift import DriftWatch
+from volatility_pipeline.resources.evaluations import Evaluations
 from volatility_pipeline.resources.ingest import Ingest
 from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.resources.predictions import Predictions
 from volatility_pipeline.resources.tracking import Tracking
 from volatility_pipeline.resources.training import Training
 from volatility_pipeline.resources.warehouse import Warehouse
+from volatility_pipeline.schedules import retrain_daily, retrain_weekly
+from volatility_pipeline.sensors.drift import drift_sensor
 from volatility_pipeline.sensors.landed_files import landed_files_sensor
+from volatility_pipeline.sensors.run_failures import run_failures_sensor
+from volatility_pipeline.sensors.upkeep import upkeep_sensor
 from volatility_pipeline.settings import Settings
 
 STAGES = {
@@ -33,11 +49,16 @@ STAGES = {
     "labels": [labels],
     "splits": [splits],
     "models": [models],
-    "evaluation": [evaluation],
+    "evaluation": [walk_forward, evaluation, champion],
+    "predictions": [predictions],
+    "drift": [drift],
 }
-CHECKS = [ticks_books_balance, features_span_no_silence, labels_horizon_complete]
-DATA_GROUPS = ("raw", "ticks", "bars", "features", "labels")
-MODEL_GROUPS = ("splits", "models", "evaluation")
+CHECKS = [
+    ticks_books_balance,
+    features_span_no_silence,
+    labels_horizon_complete,
+    splits_do_not_overlap,
+]
 
 
 def resources(settings: Settings) -> dict[str, Any]:
@@ -45,13 +66,36 @@ def resources(settings: Settings) -> dict[str, Any]:
     lake = Lake(settings.data)
     warehouse = Warehouse(lake, settings.volatility_max_gap_seconds)
     tracking = Tracking(settings.tracking_uri, str(settings.data / "mlflow" / "artifacts"))
+    champions = Champions(lake, tracking, settings.volatility_model_days)
+    training = Training(lake, warehouse, tracking, settings.volatility_search_seconds)
+    audit = Audit(lake, warehouse, settings.volatility_noise_markets)
     return {
         "lake": lake,
         "warehouse": warehouse,
         "ingest": Ingest(lake, warehouse),
-        "training": Training(lake, warehouse, tracking, settings.volatility_search_seconds),
+        "training": training,
+        "evaluations": Evaluations(training, audit, Analysis(lake, warehouse, training)),
+        "champions": champions,
+        "predictions": Predictions(lake, warehouse, champions),
+        "drift_watch": DriftWatch(lake, warehouse, champions),
+        "alerts": alerts(settings),
         "tracking": tracking,
     }
+
+
+def alerts(settings: Settings) -> Alerts:
+    """Where alerts go: the log, and the webhook and the Kafka topic that the settings name."""
+    channels: list[Channel] = [Log()]
+    url = settings.alert_webhook_url
+    if url is not None and url.get_secret_value():
+        channels.append(Webhook(url.get_secret_value(), settings.alert_webhook_format))
+    if settings.alert_kafka:
+        from volatility_pipeline.feed.alert_topic import AlertTopic
+        from volatility_pipeline.feed.kafka import Cluster
+
+        servers, hours = settings.kafka_bootstrap_servers, settings.volatility_topic_retention_hours
+        channels.append(AlertTopic(Cluster(servers, retention_hours=hours)))
+    return Alerts(settings.data, tuple(channels), settings.dagster_url)
 
 
 def build_defs(
@@ -65,19 +109,9 @@ def build_defs(
     return dg.Definitions(
         assets=assets,
         asset_checks=CHECKS,
-        jobs=[
-            dg.define_asset_job(
-                "build",
-                selection=dg.AssetSelection.groups(*DATA_GROUPS),
-                description="Raw to labels for a range of days; what is current is left as it is.",
-            ),
-            dg.define_asset_job(
-                "train",
-                selection=dg.AssetSelection.groups(*MODEL_GROUPS),
-                description="Splits, models and evaluation of a product.",
-            ),
-        ],
-        sensors=[landed_files_sensor],
+        jobs=JOBS,
+        schedules=[retrain_weekly, retrain_daily],
+        sensors=[landed_files_sensor, drift_sensor, upkeep_sensor, run_failures_sensor],
         resources=dict(resources),
         executor=dg.in_process_executor,
         loggers=dict(loggers or {}) or None,

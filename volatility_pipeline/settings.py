@@ -2,9 +2,9 @@
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -18,6 +18,10 @@ class Settings(BaseSettings):
     volatility_products: Annotated[tuple[str, ...], NoDecode] = ("BTC-USD", "ETH-USD")
     volatility_max_gap_seconds: int = Field(default=30, ge=1, le=3600)
     volatility_search_seconds: float = Field(default=60.0, ge=0)
+    volatility_noise_markets: int = Field(default=10, ge=0)
+    volatility_model_days: float = Field(default=30.0, gt=0)
+    volatility_retrain_on_drift: Literal["medium", "high", "never"] = "medium"
+    volatility_feed_minutes: float = Field(default=15.0, gt=0)
     volatility_unattended: bool = False
     volatility_raw_keep_days: int | None = Field(default=None, ge=1)
     kafka_bootstrap_servers: str = "localhost:9092"
@@ -25,6 +29,10 @@ class Settings(BaseSettings):
     volatility_topic_retention_hours: float = Field(default=168.0, gt=0)
     volatility_spool_mb: int = Field(default=4096, ge=1)
     mlflow_tracking_uri: str | None = None
+    dagster_url: str = "http://localhost:3000"
+    alert_webhook_url: SecretStr | None = None
+    alert_webhook_format: Literal["json", "slack"] | None = None
+    alert_kafka: bool = False
 
     @field_validator("volatility_products", mode="before")
     @classmethod

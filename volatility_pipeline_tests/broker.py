@@ -4,6 +4,7 @@
 """
 
 import argparse
+import fcntl
 import shutil
 import signal
 import socket
@@ -33,14 +34,17 @@ def jars() -> Path:
     """
     folder, mark = KEPT / "lib", KEPT / "pom.xml"
     wanted = POM.read_text()
-    if not mark.exists() or mark.read_text() != wanted:
-        mark.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        options = ["-q", "-B", "-f", POM, "dependency:copy-dependencies"]
-        chosen = [f"-DoutputDirectory={folder}", "-DincludeScope=runtime"]
-        if subprocess.run(["mvn", *options, *chosen], cwd=ROOT).returncode:
-            raise RuntimeError(f"Maven could not fetch the jars that {POM} names.")
-        mark.write_text(wanted)
+    KEPT.mkdir(exist_ok=True)
+    with (KEPT / "lock").open("w") as lock:  # the tests' processes ask side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not mark.exists() or mark.read_text() != wanted:
+            mark.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            options = ["-q", "-B", "-f", POM, "dependency:copy-dependencies"]
+            chosen = [f"-DoutputDirectory={folder}", "-DincludeScope=runtime"]
+            if subprocess.run(["mvn", *options, *chosen], cwd=ROOT).returncode:
+                raise RuntimeError(f"Maven could not fetch the jars that {POM} names.")
+            mark.write_text(wanted)
     return folder
 
 

@@ -13,6 +13,11 @@ from volatility_pipeline_tests.broker import Broker, jars, missing_tools
 REPOSITORY = Path(__file__).parents[1]
 
 
+def pytest_configure() -> None:
+    """Trainings leave out the noise control, half a minute each: it has a test of its own."""
+    os.environ.setdefault("VOLATILITY_NOISE_MARKETS", "0")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Fetches Kafka's jars before the first test: a download counts towards no test's timeout."""
     names = {name for item in session.items for name in getattr(item, "fixturenames", ())}
@@ -22,6 +27,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if asked and not session.config.option.collectonly and missing_tools() is None:
         with suppress(RuntimeError):  # the fixture says it
             jars()
+
+
+@pytest.fixture(autouse=True)
+def own_model_store() -> Iterator[None]:
+    """Forgets, after each test, the store that MLflow noted in the environment."""
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 @pytest.fixture

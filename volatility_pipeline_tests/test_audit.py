@@ -148,6 +148,7 @@ def test_audit_prints_and_writes_what_it_found(
     trained: Lake, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command.OUT, "_width", 200)
+    monkeypatch.setenv("VOLATILITY_SEARCH_SECONDS", "0")
     run(trained)
     said = capsys.readouterr().out
     assert "SIMULATED DATA BTC-USD" in said
@@ -161,6 +162,12 @@ def test_audit_prints_and_writes_what_it_found(
     shuffled = [row for row in sections[0]["leakage"] if row["protocol"] == "shuffled"]
     assert {row["label"] for row in shuffled} == {"LEAKY"}
     assert shuffled[-1]["average_precision"] > 0.8
+    expanding, rolling = sections[0]["walks"]
+    assert (expanding["window"], rolling["window"]) == ("expanding", "rolling")
+    assert expanding["folds"] == rolling["folds"]  # the first fold has one past
+    assert len(expanding["folds"]) == 1
+    assert expanding["shortage"].startswith("1 of 5 folds: ")
+    assert "Walk-forward, pooled" in said
     assert (trained.root / "audit" / "audit.png").read_bytes().startswith(b"\x89PNG")
 
 

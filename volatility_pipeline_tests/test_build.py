@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -176,7 +176,7 @@ def test_old_superseded_runs_are_pruned_and_the_newest_of_each_partition_stay(
 ) -> None:
     land_simulation(Lake(tmp_path), market(1))
     volatility("build", data=tmp_path)
-    monkeypatch.setattr("volatility_pipeline.cli.orchestrator.KEPT_RUN_DAYS", -1)
+    monkeypatch.setattr("volatility_pipeline.timing.KEPT_RUNS", timedelta(days=-1))
     volatility("build", "--from", FIRST, "--to", FIRST, data=tmp_path)
     monkeypatch.setenv("VOLATILITY_DATA", str(tmp_path))
     with orchestrator(Settings()) as opened:

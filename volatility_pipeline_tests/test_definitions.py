@@ -6,8 +6,10 @@ import sys
 import dagster as dg
 import pytest
 
-from volatility_pipeline.definitions import DATA_GROUPS, MODEL_GROUPS, STAGES, defs
+from volatility_pipeline.assets.evaluation import CONTROLS
+from volatility_pipeline.definitions import STAGES, defs
 from volatility_pipeline.domain.reach import DATA_STAGES, REACH
+from volatility_pipeline.jobs import DATA_GROUPS, MODEL_GROUPS
 from volatility_pipeline.partitions import ASSETS
 
 
@@ -19,7 +21,7 @@ def definitions() -> dg.Definitions:
 
 
 def test_stages_stand_in_the_order_of_the_flow() -> None:
-    assert tuple(STAGES) == (*DATA_GROUPS, *MODEL_GROUPS)
+    assert tuple(STAGES) == (*DATA_GROUPS, *MODEL_GROUPS, "predictions", "drift")
     assert DATA_GROUPS == DATA_STAGES
 
 
@@ -34,7 +36,11 @@ def test_each_asset_tells_a_person_what_it_is(definitions: dg.Definitions) -> No
         "labels": "labels",
         "splits": "splits",
         "models": "models",
+        "walk_forward": "evaluation",
         "evaluation": "evaluation",
+        "champion": "evaluation",
+        "predictions": "predictions",
+        "drift": "drift",
     }
     for spec in specs:
         assert spec.description, spec.key
@@ -72,7 +78,14 @@ def test_checks_that_guard_a_later_stage_block(definitions: dg.Definitions) -> N
         ("ticks", "ticks_books_balance", True),
         ("features", "features_span_no_silence", True),
         ("labels", "labels_horizon_complete", True),
+        ("splits", "splits_do_not_overlap", True),
     }
+
+
+def test_controls_stand_as_checks_beside_the_evaluation(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    keys = graph.get_check_keys_for_assets({dg.AssetKey("evaluation")})
+    assert {key.name for key in keys} == set(CONTROLS)
 
 
 def test_today_is_a_partition_and_tomorrow_is_none() -> None:

@@ -1,16 +1,19 @@
 """`volatility run` from nothing to an evaluated model, and on the real recordings."""
 
+import html
 import json
 import re
 import shutil
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
+import dagster as dg
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 
+from volatility_pipeline.assets.evaluation import CONTROLS
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS
 from volatility_pipeline.domain.models import probabilities, scores
@@ -59,13 +62,95 @@ def test_report_stands_alone_and_says_insufficient_and_simulated_first(
     assert not re.search(r"""(src|href)=["'](https?:)?//""", page)
 
 
+def test_walk_forward_searches_in_its_first_fold_alone_and_reaches_report_and_mlflow(
+    ran: tuple[Path, Answer],
+) -> None:
+    root, _ = ran
+    result = Lake(root).record("walk_forward", "BTC-USD")["result"]
+    assert result["window"] == "expanding"
+    assert len(result["folds"]) == 4
+    assert result["shortage"].startswith("4 of 5 folds: ")
+    assert [score["name"] for score in result["pooled"]["models"]] == list(LADDER)
+    page = (root / "evaluation" / "product=BTC-USD" / "report.html").read_text()
+    pooled = {score["name"]: score["average_precision"] for score in result["pooled"]["models"]}
+    for estimate in pooled.values():
+        assert f"{estimate['value']:.3f}" in page
+    client = mlflow.MlflowClient(tracking_uri=tracking(root).uri)
+    for name, entry in Lake(root).record("models", "BTC-USD")["models"].items():
+        logged = client.get_run(entry["stored"]["run_id"]).data.metrics
+        assert logged["walk_forward_average_precision"] == pooled[name]["value"]
+
+
+def test_controls_are_recorded_and_are_asset_checks(ran: tuple[Path, Answer]) -> None:
+    root, _ = ran
+    controls = Lake(root).record("evaluation", "BTC-USD")["controls"]
+    passed = {control["name"]: control["passed"] for control in controls}
+    assert passed["train/test overlap"] is True
+    assert passed["too good to be true"] is True
+    assert passed["future truncation"] is True
+    assert passed["permuted labels: HAR-logistic"] is None  # eight hours are too few
+    assert passed["noise"] is None
+    assert "VOLATILITY_NOISE_MARKETS=0" in controls[-1]["sentence"]
+    with dg.DagsterInstance.from_config(str(root / "dagster")) as instance:
+        keys = [dg.AssetCheckKey(dg.AssetKey("evaluation"), name) for name in CONTROLS]
+        keys.append(dg.AssetCheckKey(dg.AssetKey("splits"), "splits_do_not_overlap"))
+        found = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    events = {key.name: record.evaluation for key, record in found.items()}
+    judged = {name for name, evaluation in events.items() if evaluation.passed}
+    assert judged == {
+        "splits_do_not_overlap",
+        "result_is_believable",
+        "cut_future_changes_nothing",
+    }
+    for name in set(CONTROLS) - judged:
+        assert events[name].severity == dg.AssetCheckSeverity.WARN
+
+
+def test_without_enough_data_there_is_no_champion_and_card_and_predictions_say_so(
+    ran: tuple[Path, Answer],
+) -> None:
+    root, answer = ran
+    assert "Champion: none; refused: " in answer.out
+    assert "BTC-USD has no champion: " in answer.out
+    with dg.DagsterInstance.from_config(str(root / "dagster")) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey("champion"))
+    metadata = event.asset_materialization.metadata
+    assert metadata["outcome"].value == "refused"
+    assert metadata["reason"].value.startswith("The data is insufficient: ")
+    assert "tested_until" not in metadata["numbers"].value
+    folder = root / "evaluation" / "product=BTC-USD"
+    for name in ("model_card.html", "selection.html"):
+        page = (folder / name).read_text()
+        assert "SIMULATED DATA" in page
+        assert metadata["reason"].value in html.unescape(page)
+    assert (folder / "report.pdf").read_bytes().startswith(b"%PDF-")
+    assert "report.html" in (root / "evaluation" / "index.html").read_text()
+    assert Lake(root).record("predictions", date(2026, 3, 1))["rows"] == 0
+
+
+def test_a_stratified_random_split_is_printed_as_leaky_and_kept_nowhere(
+    ran: tuple[Path, Answer],
+) -> None:
+    root, _ = ran
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    answer = volatility("train", "--split", "stratified-random", data=root)
+    assert answer.code == 0, answer.errors
+    assert "LEAKY BTC-USD, split stratified-random" in answer.out
+    rows = [line for line in answer.out.splitlines() if "LEAKY   " in line]
+    assert len(rows) == len(LADDER)
+    after = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    assert {path for path in before if after[path] != before[path]} <= {
+        path for path in before if path.is_relative_to(root / "dagster")
+    }
+
+
 def test_run_again_trains_nothing(ran: tuple[Path, Answer]) -> None:
     root, _ = ran
     before = (root / "models" / "product=BTC-USD.json").read_bytes()
     answer = volatility("run", data=root)
     assert answer.code == 0, answer.errors
     assert "Nothing has changed since the last build." in answer.out
-    assert "BTC-USD: splits, models and evaluation are current." in answer.out
+    assert "BTC-USD: splits, models, evaluation and champion are current." in answer.out
     assert (root / "models" / "product=BTC-USD.json").read_bytes() == before
 
 

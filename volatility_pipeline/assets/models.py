@@ -1,13 +1,17 @@
 """The models stage: the ladder of models of a product, fitted, calibrated, stored, registered."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
 from volatility_pipeline.assets.days import OWNERS
+from volatility_pipeline.domain.alerts import Alert
 from volatility_pipeline.domain.ladder import LADDER
+from volatility_pipeline.jobs import REASON
 from volatility_pipeline.partitions import PRODUCTS
+from volatility_pipeline.resources.alerts import Alerts
 from volatility_pipeline.resources.tracking import Tracking
 from volatility_pipeline.resources.training import Training
 
@@ -23,6 +27,7 @@ def models(
     context: dg.AssetExecutionContext,
     training: dg.ResourceParam[Training],
     tracking: dg.ResourceParam[Tracking],
+    alerts: dg.ResourceParam[Alerts],
 ) -> dg.MaterializeResult[None]:
     """Every rung of the ladder for a product, from the base rate to boosted trees.
 
@@ -31,7 +36,20 @@ def models(
     """
     product = context.partition_key
     frame = training.frame(product)
-    with tracking.step(context, f"{product} ladder", {"product": product}):
+    reason = context.run.tags.get(REASON)
+    if reason is not None:
+        alerts.raise_(
+            Alert(
+                "retraining",
+                product,
+                "",
+                title=f"Models are trained anew: {reason}.",
+                since=datetime.now(UTC),
+                link=alerts.run_link(context.run.run_id),
+            )
+        )
+    tags = {"product": product, "reason": reason or "by hand"}
+    with tracking.step(context, f"{product} ladder", tags):
         record = training.fit(product, frame, progress=context.log.info)
     lines = [
         f"| {LADDER[name].title} | {entry['stored']['version']} | {entry['seconds']:.1f} | "

@@ -4,7 +4,18 @@ import sys
 
 import typer
 
-from volatility_pipeline.cli import audit, data, exchange, feed, models, store, upkeep
+from volatility_pipeline.cli import (
+    alerts,
+    audit,
+    champion,
+    data,
+    exchange,
+    feed,
+    inference,
+    models,
+    store,
+    upkeep,
+)
 from volatility_pipeline.cli.console import ERRORS
 from volatility_pipeline.domain.errors import BadInputError, RefusedError
 
@@ -16,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for module in (data, models, audit, store, feed, exchange, upkeep):
+for module in (data, models, champion, inference, audit, store, feed, exchange, alerts, upkeep):
     module.register(app)
 
 

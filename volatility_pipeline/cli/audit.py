@@ -1,5 +1,6 @@
 """The audit: the controls, and the same rows by protocols that flatter."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,9 @@ from volatility_pipeline.domain.errors import BadInputError, RefusedError
 
 if TYPE_CHECKING:
     from volatility_pipeline.domain.controls import AuditSection
-    from volatility_pipeline.resources.audit import Audit
+    from volatility_pipeline.domain.fold_results import FoldScore, WalkForwardResult
+    from volatility_pipeline.domain.leakage import LeakageRow
+    from volatility_pipeline.resources.lake import Lake
 
 NOISE_SEEDS = 10
 VERDICTS = {True: "[green]holds[/]", False: "[bold red]FAILS[/]", None: "[yellow]not judged[/]"}
@@ -31,7 +34,7 @@ def audit(
     noise_hours: Annotated[float, typer.Option(help="How long each of them is.")] = 12.0,
     data: DataOption = None,
 ) -> None:
-    """Run the controls, and show what leaky protocols would make of the same rows.
+    """Run the controls and walk-forwards; show what leaky protocols would make of the same rows.
 
     Exit code 1 where a control fails. Takes some minutes.
 
@@ -39,9 +42,7 @@ def audit(
     """
     settings = load_settings(data)
     from volatility_pipeline.domain.controls import MINIMUM_DRAWS, AuditSection
-    from volatility_pipeline.resources.audit import LEAST_NOISE_HOURS, Audit
-    from volatility_pipeline.resources.lake import Lake
-    from volatility_pipeline.resources.warehouse import Warehouse
+    from volatility_pipeline.resources.audit import LEAST_NOISE_HOURS
 
     if noise_seeds and noise_seeds < MINIMUM_DRAWS:
         raise BadInputError(
@@ -53,16 +54,18 @@ def audit(
             f"--noise-hours {noise_hours:g}: give {LEAST_NOISE_HOURS:g} to 240; shorter markets "
             "hold too few spikes to be judged by."
         )
-    lake = Lake(settings.data)
-    running = Audit(lake, Warehouse(lake, settings.volatility_max_gap_seconds))
-    chosen = _chosen(running, products)
+    from volatility_pipeline.definitions import resources
+
+    made = resources(settings)
+    lake, running = made["lake"], made["evaluations"].audit
+    chosen = _chosen(lake, products)
     lake.check_writable()
     with ERRORS.status("Auditing") as shown:
 
         def say(text: str) -> None:
             shown.update(f"Auditing · {text}")
 
-        sections = [running.product(product, progress=say) for product in chosen]
+        sections = [made["evaluations"].audit_product(name, progress=say) for name in chosen]
         is_simulated = any(section.is_simulated for section in sections)
         truncation = running.truncation(progress=say)
         sections.append(AuditSection("all products", is_simulated, {}, (truncation,)))
@@ -84,11 +87,11 @@ def audit(
         )
 
 
-def _chosen(running: "Audit", products: str | None) -> list[str]:
-    known = running.products()
+def _chosen(lake: "Lake", products: str | None) -> list[str]:
+    known = lake.products("splits")
     if not known:
         raise BadInputError(
-            f"{running.lake.root / 'splits'}: no splits to audit; `volatility train` makes them."
+            f"{lake.root / 'splits'}: no splits to audit; `volatility train` makes them."
         )
     if products is None:
         return known
@@ -101,8 +104,6 @@ def _chosen(running: "Audit", products: str | None) -> list[str]:
 
 def _show(section: "AuditSection") -> None:
     """Prints a section's controls and its leakage audit."""
-    from volatility_pipeline.domain.leakage import title
-
     mark = "[yellow]SIMULATED DATA[/] " if section.is_simulated else ""
     OUT.print(f"\n{mark}[bold]{section.subject}[/]", soft_wrap=True)
     table = Table(box=box.SIMPLE, pad_edge=False)
@@ -111,16 +112,24 @@ def _show(section: "AuditSection") -> None:
     for control in section.controls:
         table.add_row(control.name, VERDICTS[control.passed], control.sentence)
     OUT.print(table)
-    if not section.leakage:
-        return
+    if section.leakage:
+        show_leakage(section.leakage)
+    if any(walk.pooled for walk in section.walks):
+        _show_walks(section.walks)
+
+
+def show_leakage(rows: "Sequence[LeakageRow]") -> None:
+    """Prints what each protocol makes of each model, the leaky ones labelled so."""
+    from volatility_pipeline.domain.leakage import title
+
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("Protocol")
     table.add_column("")
-    table.add_column("Model")
+    table.add_column("Model", no_wrap=True)
     for column in ("Base", "PR-AUC", "Lift", "Learnt from", "Judged by"):
         table.add_column(column, justify="right")
     previous = None
-    for row in section.leakage:
+    for row in rows:
         label = f"[bold red]{row.label}[/]" if row.protocol.is_leaky else row.label
         is_new = row.protocol != previous
         previous = row.protocol
@@ -135,6 +144,30 @@ def _show(section: "AuditSection") -> None:
             f"{row.test_rows:,}",
         )
     OUT.print(table)
+
+
+def _show_walks(walks: "Sequence[WalkForwardResult]") -> None:
+    """Prints the pooled PR-AUC of each model over the folds of each window."""
+    from volatility_pipeline.domain.leakage import title
+
+    pooled = {f"{walk.window}, {len(walk.folds)} folds": walk.pooled for walk in walks}
+    scores = {
+        window: {s.name: s for s in found.models} for window, found in pooled.items() if found
+    }
+    table = Table("Walk-forward, pooled", box=box.SIMPLE, pad_edge=False)
+    for window in scores:
+        table.add_column(window, justify="right")
+    for name in next(iter(scores.values())):
+        table.add_row(title(name), *(_estimate(found[name]) for found in scores.values()))
+    OUT.print(table)
+
+
+def _estimate(score: "FoldScore") -> str:
+    found = score.average_precision
+    if found is None:
+        return "–"
+    bounds = f" [{found.low:.3f}, {found.high:.3f}]" if found.low is not None else ""
+    return f"{found.value:.3f}{bounds}"
 
 
 def _number(value: float | None, style: str) -> str:

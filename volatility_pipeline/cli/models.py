@@ -1,15 +1,17 @@
 """Commands of the model stages: train, and run, the main job."""
 
-from typing import TYPE_CHECKING, Annotated
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich import box
 from rich.table import Table
 
-from volatility_pipeline.cli.console import OUT, DataOption, load_settings
+from volatility_pipeline.cli.console import ERRORS, OUT, DataOption, load_settings
 from volatility_pipeline.cli.data import build_days, simulate_market
 from volatility_pipeline.domain.errors import BadInputError
-from volatility_pipeline.domain.splits import Policy
+from volatility_pipeline.domain.ladder import LADDER
+from volatility_pipeline.domain.splits import LEAKY_PROTOCOL, Policy
 from volatility_pipeline.resources.lake import Lake
 
 if TYPE_CHECKING:
@@ -21,6 +23,13 @@ ProductsOption = Annotated[
 PolicyOption = Annotated[
     Policy,
     typer.Option(help="Unusual against the last day (trailing) or the training rows (training)."),
+]
+SplitOption = Annotated[
+    Literal["chronological", "stratified-random"],
+    typer.Option(
+        "--split",
+        help="stratified-random shuffles: it LEAKS, is printed for comparison and keeps nothing.",
+    ),
 ]
 # What the report shows and a terminal's width does not.
 REPORT_ONLY = (
@@ -44,6 +53,7 @@ def register(app: typer.Typer) -> None:
 def train(
     products: ProductsOption = None,
     threshold_policy: PolicyOption = "trailing",
+    split: SplitOption = "chronological",
     data: DataOption = None,
 ) -> None:
     """Split, fit every model and evaluate, per product.
@@ -55,8 +65,11 @@ def train(
 
     with orchestrator(settings) as running:
         for product in _chosen(running, products):
-            running.train(product, threshold_policy)
-            _show(running, product)
+            if split == LEAKY_PROTOCOL:
+                _show_shuffled(running, product, threshold_policy)
+            else:
+                running.train(product, threshold_policy)
+                _show(running, product)
 
 
 def run(
@@ -64,7 +77,7 @@ def run(
     threshold_policy: PolicyOption = "trailing",
     data: DataOption = None,
 ) -> None:
-    """The main job: build what changed, train what is stale, report.
+    """The main job: build what changed, train what is stale, report, predict.
 
     Where there is no data yet, three days of a simulated market come first.
 
@@ -75,15 +88,15 @@ def run(
     if not lake.raw_days():
         OUT.print(f"{lake.root} holds no data yet: simulating three days first.", soft_wrap=True)
         simulate_market(settings, settings.volatility_products)
+    from volatility_pipeline.cli.inference import predict_days
     from volatility_pipeline.cli.orchestrator import orchestrator
-    from volatility_pipeline.resources.feature_store import publish
 
     with orchestrator(settings) as running:
         build_days(running)
         untrainable = []
         for product in _chosen(running, products):
-            if running.training.is_current(product, threshold_policy):
-                OUT.print(f"{product}: splits, models and evaluation are current.")
+            if running.is_trained(product, threshold_policy):
+                OUT.print(f"{product}: splits, models, evaluation and champion are current.")
             else:
                 try:
                     running.train(product, threshold_policy)
@@ -91,7 +104,8 @@ def run(
                     untrainable.append(str(error))
                     continue
             _show(running, product)
-        publish(lake)
+        OUT.print()
+        predict_days(running)
     for reason in untrainable:
         OUT.print(f"[yellow]INSUFFICIENT[/] {reason}", soft_wrap=True)
     OUT.print(
@@ -115,6 +129,29 @@ def _chosen(running: "Orchestrator", products: str | None) -> list[str]:
     return names
 
 
+def _show_shuffled(running: "Orchestrator", product: str, policy: Policy) -> None:
+    """Prints what shuffling a product's rows would make of every rung; nothing of it is kept."""
+    from volatility_pipeline.cli.audit import show_leakage
+    from volatility_pipeline.domain.leakage import PROTOCOLS, leakage_audit
+
+    rows = running.training.warehouse.labelled_rows(product).to_pandas()
+    shuffled = [protocol for protocol in PROTOCOLS if protocol.name == "shuffled"]
+    with ERRORS.status(f"Shuffling {product}") as status:
+        found = leakage_audit(
+            rows,
+            policy=policy,
+            models=tuple(LADDER),
+            protocols=shuffled,
+            progress=lambda text: status.update(f"{product} · {text}"),
+        )
+    OUT.print(
+        f"\n[bold red]LEAKY[/] [bold]{product}[/], split {LEAKY_PROTOCOL}: test rows stand beside "
+        "training rows that share their answer. No model is kept, and nothing may be claimed.",
+        soft_wrap=True,
+    )
+    show_leakage(found)
+
+
 def _show(running: "Orchestrator", product: str) -> None:
     """Prints a product's comparison table, its verdict first, and where its report is."""
     record = running.lake.record("evaluation", product) or {}
@@ -128,4 +165,7 @@ def _show(running: "Orchestrator", product: str) -> None:
         row["Lift"] = row["Lift"].split(" [")[0]
         table.add_row(*(text for name, text in row.items() if name not in REPORT_ONLY))
     OUT.print(table)
-    OUT.print(f"Report: {running.training.report(product)}", soft_wrap=True)
+    report = running.evaluations.report(product)
+    described = running.champions.describe(product, datetime.now(UTC))
+    OUT.print(f"Champion: {described}", soft_wrap=True)
+    OUT.print(f"Report: {report} (and .pdf, model_card.html, selection.html)", soft_wrap=True)

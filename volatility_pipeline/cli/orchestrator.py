@@ -3,12 +3,13 @@
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from volatility_pipeline.cli.console import ERRORS
 from volatility_pipeline.domain.errors import RefusedError
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     import dagster as dg
 
     from volatility_pipeline.domain.splits import Policy
+    from volatility_pipeline.resources.champions import Champions
+    from volatility_pipeline.resources.evaluations import Evaluations
     from volatility_pipeline.resources.lake import Lake
+    from volatility_pipeline.resources.predictions import Predictions
     from volatility_pipeline.resources.training import Training
     from volatility_pipeline.resources.warehouse import Warehouse
 
 INSTANCE_CONFIG = Path(__file__).parents[2] / "dagster.yaml"
-KEPT_RUN_DAYS = 30
 DATA_OPS = ("raw_ticks", "ticks_and_quarantine", "bars", "features", "labels")
 
 
@@ -43,9 +46,24 @@ class Orchestrator:
         return self.resources["lake"]  # type: ignore[no-any-return]
 
     @property
+    def champions(self) -> "Champions":
+        """Which models serve."""
+        return self.resources["champions"]  # type: ignore[no-any-return]
+
+    @property
+    def predictions(self) -> "Predictions":
+        """What the champions say."""
+        return self.resources["predictions"]  # type: ignore[no-any-return]
+
+    @property
     def training(self) -> "Training":
         """The model stages."""
         return self.resources["training"]  # type: ignore[no-any-return]
+
+    @property
+    def evaluations(self) -> "Evaluations":
+        """The evaluation stage."""
+        return self.resources["evaluations"]  # type: ignore[no-any-return]
 
     def stale_days(self) -> list[date]:
         """The days that a build has to look at: what is stale, and what that may change."""
@@ -55,22 +73,10 @@ class Orchestrator:
         return warehouse.stale_days(is_partition)
 
     def prune_runs(self) -> None:
-        """Deletes old runs that no partition's newest materialization comes from any more."""
-        import dagster as dg
+        """Deletes old runs that nobody needs any more."""
+        from volatility_pipeline.sensors.upkeep import prune_runs
 
-        before = datetime.now(UTC) - timedelta(days=KEPT_RUN_DAYS)
-        old = self.instance.get_run_records(dg.RunsFilter(created_before=before))
-        newest: set[str] = set()
-        for key in self.definitions.resolve_asset_graph().get_all_asset_keys() if old else ():
-            ids = self.instance.get_latest_storage_id_by_partition(
-                key, dg.DagsterEventType.ASSET_MATERIALIZATION
-            )
-            filtered = dg.AssetRecordsFilter(asset_key=key, storage_ids=list(ids.values()))
-            found = self.instance.fetch_materializations(filtered, limit=len(ids) or 1)
-            newest |= {record.run_id for record in found.records}
-        for record in old:
-            if record.dagster_run.run_id not in newest and record.dagster_run.is_finished:
-                self.instance.delete_run(record.dagster_run.run_id)
+        prune_runs(self.instance)
 
     def build(self, days: list[date], *, force: bool = False) -> None:
         """Materializes the data stages of some days, a run for each stretch of adjoining days."""
@@ -81,20 +87,53 @@ class Orchestrator:
             tags = build_tags(first, last)
             self._run("build", f"Building {first} to {last}", ops, tags=tags)
 
+    def is_trained(self, product: str, policy: "Policy") -> bool:
+        """Whether a product's model stages are current, the decision on its champion included."""
+        from volatility_pipeline.domain.controls import Control
+
+        record = self.lake.record("evaluation", product)
+        if record is None or not self.evaluations.is_current(product, policy):
+            return False
+        controls = [Control(**control) for control in record["controls"]]
+        drift = self.resources["drift_watch"].in_drift(product)
+        return self.champions.is_current(product, controls=controls, drift=drift)
+
     def train(self, product: str, policy: "Policy") -> None:
         """Materializes the model stages of one product."""
         self.instance.add_dynamic_partitions("product", [product])
         ops = {"splits": {"config": {"threshold_policy": policy}}}
         self._run("train", f"Training {product}", ops, partition_key=product)
 
+    def predict(
+        self,
+        days: list[date],
+        *,
+        model: str | None = None,
+        products: Sequence[str] = (),
+        force: bool = False,
+    ) -> None:
+        """Materializes the predictions of some days, a run for each stretch of adjoining days."""
+        from volatility_pipeline.partitions import build_tags
+
+        config = {"model": model, "products": list(products), "force": force}
+        for first, last in ranges(days):
+            tags = build_tags(first, last)
+            ops = {"predictions": {"config": config}}
+            self._run("predict", f"Predicting {first} to {last}", ops, tags=tags)
+
     def _run(self, job: str, title: str, ops: Mapping[str, Any], **arguments: Any) -> None:
+        """Runs a job, and tells the alerts what became of it, as the daemon's sensor would."""
         from dagster._core.errors import DagsterAssetCheckFailedError
 
+        from volatility_pipeline.sensors.run_failures import tell
+
+        run_id = str(uuid4())
         with ERRORS.status(title) as status:
             self.sink.show = lambda text: status.update(f"{title} · {text}")
             try:
                 result = self.definitions.resolve_job_def(job).execute_in_process(
                     instance=self.instance,
+                    run_id=run_id,
                     run_config={"ops": ops, "loggers": {"console": {}}},
                     **arguments,
                 )
@@ -103,6 +142,10 @@ class Orchestrator:
                 raise RefusedError(
                     f"A blocking check failed ({names}); `make ui` shows the rows at fault."
                 ) from error
+            finally:
+                record = self.instance.get_run_record_by_id(run_id)
+                if record is not None:
+                    tell(self.instance, self.resources["alerts"], record)
         if not result.success:
             raise RefusedError(f"The run {result.run_id} failed; `make ui` shows why.")
 

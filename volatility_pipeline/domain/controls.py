@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from volatility_pipeline.domain.fold_results import WalkForwardResult
+
 STANDARD_ERRORS = 3.0
 PERMUTED_STANDARD_ERRORS = 4.1
 """Of ten draws, whose seeds nobody has looked at, 4.1 are as rare as 3 of many (Student's t)."""
@@ -113,6 +115,7 @@ class AuditSection:
         facts: What it was found on.
         controls: The controls.
         leakage: The leakage audit; empty where there is none.
+        walks: The ladder over expanding and over rolling windows; empty where it was not run.
     """
 
     subject: str
@@ -120,6 +123,7 @@ class AuditSection:
     facts: Mapping[str, float | int | str | None]
     controls: tuple[Control, ...]
     leakage: tuple[LeakageRow, ...] = ()
+    walks: tuple[WalkForwardResult, ...] = ()
 
 
 def chance(positives: int, rows: int) -> float:

@@ -19,7 +19,7 @@ from volatility_pipeline.domain.bootstrap import (
     Blocks,
     Ranking,
     choose_blocks,
-    intervals,
+    confidence_intervals,
     no_resamples,
     resample,
 )
@@ -220,8 +220,10 @@ def evaluate(
     base_rate = roles[-1].base_rate or np.nan
     compared = [forecast.name for forecast in forecasts].index(reference)
     drawn = draws.average_precision
-    precisions = estimates(observed, drawn, blocks)
-    lifts = estimates(observed / base_rate, drawn / draws.base_rate[:, None], blocks)
+    precisions = estimates(observed, drawn, blocks, highest=1.0)
+    lifts = estimates(
+        observed / base_rate, drawn / draws.base_rate[:, None], blocks, highest=1 / base_rate
+    )
     gains = estimates(observed - observed[compared], drawn - drawn[:, [compared]], blocks)
     models = tuple(
         _result(
@@ -310,15 +312,20 @@ def day_rates(split: pd.DataFrame) -> tuple[DayRate, ...]:
 
 
 def estimates(
-    observed: NDArray[np.float64], drawn: NDArray[np.float64], blocks: Blocks
+    observed: NDArray[np.float64],
+    drawn: NDArray[np.float64],
+    blocks: Blocks,
+    *,
+    highest: float | None = None,
 ) -> list[Estimate | None]:
     """Join each model's value, shape (models,), with its draws, shape (resamples, models), if any.
 
-    None where the value is not finite; no interval where there are no draws.
+    None where the value is not finite; no interval where there are no draws. `highest` is the most
+    that a ratio can be, and None for a difference.
     """
     bounds: Sequence[tuple[float | None, float | None]] = [(None, None)] * len(observed)
     if len(drawn):
-        bounds = intervals(drawn, blocks=blocks.count)
+        bounds = confidence_intervals(observed, drawn, blocks=blocks, highest=highest)
     return [
         Estimate(float(value), low, high) if np.isfinite(value) else None
         for value, (low, high) in zip(observed, bounds, strict=True)

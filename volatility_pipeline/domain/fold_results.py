@@ -263,8 +263,11 @@ def _result(
     insufficient = claims.shortages(roles)
     lift_refusal = claims.lift_refusal(day_rates(rows)) if policy == "training" else None
     with np.errstate(divide="ignore", invalid="ignore"):
-        lifts = estimates(seen / base_rate, draws / drawn.base_rate[:, None], blocks)
-    precisions = estimates(seen, draws, blocks)
+        highest = float(np.divide(1.0, base_rate))
+        lifts = estimates(
+            seen / base_rate, draws / drawn.base_rate[:, None], blocks, highest=highest
+        )
+    precisions = estimates(seen, draws, blocks, highest=1.0)
     gains = estimates(seen - seen[compared], draws - draws[:, [compared]], blocks)
     models = tuple(
         FoldScore(

@@ -127,6 +127,7 @@ def leakage_audit(
     policy: Policy = "trailing",
     seed: int = 0,
     models: Sequence[str] = MODELS,
+    protocols: Sequence[Protocol] = PROTOCOLS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[LeakageRow, ...]:
     """Judge every model under every protocol.
@@ -137,13 +138,14 @@ def leakage_audit(
         policy: How the threshold of shuffled and next-row labels is made.
         seed: For the shuffle and the forest.
         models: Rungs, or `FOREST`.
+        protocols: Some of `PROTOCOLS`.
         progress: Told what begins.
 
     Returns:
-        A row for each protocol and model, honest protocols first.
+        A row for each protocol and model, in the order of both.
     """
     found = []
-    for protocol in PROTOCOLS:
+    for protocol in protocols:
         known, frame = labelled(rows, protocol.name, policy=policy, seed=seed)
         roles = LEAKY_ROLES if protocol.name == "shuffled" else ROLES
         train, validation, test = (frame[frame["role"] == role] for role in roles)

@@ -133,18 +133,22 @@ def fit(
     Raises:
         ValueError: A frame has a `role` column that says it is another role's rows.
     """
+    from threadpoolctl import threadpool_limits
+
     started = time.perf_counter()
     _require_role(train, "train")
     _require_role(validation, "validation")
     rung = LADDER[name]
     notes: list[str] = []
     found = Found(dict(parameters or {}), ())
-    if search_seconds > 0 and parameters is None:
-        found = search(rung, train, policy=policy, seed=seed, seconds=search_seconds)
-        notes += [found.note] if found.note else []
-    pipeline, dropped, found = _fit_best_variant(
-        rung, train, validation, found, policy=policy, seed=seed, notes=notes
-    )
+    # The matrices are small: more threads only wait for each other, and give other last bits.
+    with threadpool_limits(1, "blas"):
+        if search_seconds > 0 and parameters is None:
+            found = search(rung, train, policy=policy, seed=seed, seconds=search_seconds)
+            notes += [found.note] if found.note else []
+        pipeline, dropped, found = _fit_best_variant(
+            rung, train, validation, found, policy=policy, seed=seed, notes=notes
+        )
     estimator = _calibrate(pipeline, validation, rung, notes)
     return FittedModel(
         name=name,
@@ -169,18 +173,39 @@ def scores(estimator: Any, frame: pd.DataFrame) -> NDArray[np.float64]:
     pipeline = estimator.estimator.estimator if hasattr(estimator, "estimator") else estimator
     if not len(frame):
         return np.empty(0)
+    inputs = frame[list(MODEL_INPUTS)]
     if hasattr(pipeline, "decision_function"):
-        values = pipeline.decision_function(frame[list(MODEL_INPUTS)])
+        values = pipeline.decision_function(inputs)
+    elif hasattr(pipeline[-1], "estimators_"):
+        values = _votes(pipeline[-1], pipeline[:-1].transform(inputs))
     else:
-        values = pipeline.predict_proba(frame[list(MODEL_INPUTS)])[:, 1]
+        values = pipeline.predict_proba(inputs)[:, 1]
     return np.asarray(values, dtype=float)
 
 
 def probabilities(estimator: Any, frame: pd.DataFrame) -> NDArray[np.float64]:
-    """Return the calibrated probabilities of a spike, shape (rows,)."""
+    """Return the calibrated probabilities of a spike, shape (rows,).
+
+    The sigmoid is asked by itself: the same bits as by way of the calibrated classifier, which
+    spends a third of a single row's time on finding out what it wraps.
+    """
     if not len(frame):
         return np.empty(0)
+    if hasattr(estimator, "calibrated_classifiers_"):
+        return np.asarray(_sigmoid(estimator).predict(scores(estimator, frame)), dtype=float)
     return np.asarray(estimator.predict_proba(frame[list(MODEL_INPUTS)])[:, 1], dtype=float)
+
+
+def _votes(forest: Any, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a forest's mean probability of a spike: the same bits as its `predict_proba`.
+
+    That starts a job for each tree, and takes a single row fifteen times as long.
+    """
+    narrow = matrix.astype(np.float32)
+    votes: NDArray[np.float64] = sum(
+        tree.tree_.predict(narrow)[:, 1] for tree in forest.estimators_
+    )
+    return votes / len(forest.estimators_)
 
 
 def dump(estimator: Any) -> bytes:

@@ -164,7 +164,73 @@ SPLITS = _table(
     ("role", "VARCHAR", "train, validation or test"),
 )
 
-TABLES = {table.name: table for table in (TICKS, QUARANTINE, BARS, FEATURES, LABELS, SPLITS)}
+PREDICTIONS = _table(
+    "predictions",
+    1,
+    "what each product's champion answered, one row per decision time, with what then happened",
+    *_ROW,
+    ("probability", "DOUBLE", "calibrated probability that the next 60 s are a spike"),
+    ("is_alert", "BOOLEAN", "the probability reached the decision threshold"),
+    ("threshold", "DOUBLE", "the volatility that makes the row a spike, by the model's policy"),
+    ("decision_threshold", "DOUBLE", "the probability from which on the model alerts"),
+    ("model_name", "VARCHAR", "the rung that answered"),
+    ("model_version", "VARCHAR", "its version in the product's registered model"),
+    (
+        "trained_until",
+        "TIMESTAMP",
+        "the newest row that the model has seen: it is fitted on training rows, calibrated and "
+        "given its decision threshold on validation rows; this is the last of both",
+    ),
+    (
+        "out_of_sample",
+        "BOOLEAN",
+        "ts is later than trained_until + 60 s + the embargo; performance counts these rows alone",
+    ),
+    ("future_volatility_60s", "DOUBLE", "realized volatility of the next 60 s; null if unknown"),
+    ("is_spike", "BOOLEAN", "it reached the threshold and was not zero; null if unknown"),
+)
+
+_JUDGED = {
+    "features": "columns of the day",
+    "window": "columns of the last seven days",
+    "predictions": "the distribution of probabilities",
+    "quality": "shares of bad rows",
+}
+
+DRIFT = _table(
+    "drift",
+    1,
+    "one row per product and judged day: how unusual it was, how its champion did, what to do",
+    ("product_id", "VARCHAR", "the market, like BTC-USD"),
+    ("day", "DATE", "the UTC day that was judged"),
+    ("judged_at", "TIMESTAMP", "when that was"),
+    ("champion_version", "VARCHAR", "the model whose days are the reference"),
+    ("severity", "VARCHAR", "of drift: none, low, medium, high or insufficient"),
+    ("performance", "VARCHAR", "holding, below_floor or insufficient"),
+    ("action", "VARCHAR", "none, watch, retrain, retrain_now or insufficient"),
+    ("reasons", "VARCHAR", "why, in sentences"),
+    ("reference_days", "INTEGER", "whole days of the reference"),
+    ("widest_excess", "DOUBLE", "the widest effect, in times of its limit"),
+    *(
+        (f"{subject}_{severity}", "INTEGER", f"{about}: how many lie beyond what {severity} asks")
+        for subject, about in _JUDGED.items()
+        for severity in ("low", "medium", "high")
+    ),
+    ("rows", "BIGINT", "out-of-sample predictions of the day, every tenth second"),
+    ("base_rate", "DOUBLE", "share of spikes among them"),
+    ("average_precision", "DOUBLE", "PR-AUC on them; null with too few spikes"),
+    ("persistence", "DOUBLE", "that of persistence on the same rows"),
+    ("brier", "DOUBLE", "mean squared error of the probabilities"),
+    ("pooled_lift", "DOUBLE", "lift over the last days as one"),
+    ("pooled_lift_high", "DOUBLE", "upper end of its 95 % interval"),
+    ("pooled_gain", "DOUBLE", "PR-AUC minus persistence's over the last days as one"),
+    ("pooled_gain_high", "DOUBLE", "upper end of its 95 % interval"),
+)
+
+TABLES = {
+    table.name: table
+    for table in (TICKS, QUARANTINE, BARS, FEATURES, LABELS, SPLITS, PREDICTIONS, DRIFT)
+}
 FEATURE_COLUMNS = tuple(
     column.name for column in FEATURES.columns if column.name not in ("product_id", "ts")
 )

@@ -18,10 +18,10 @@ def draw(sections: Sequence[AuditSection]) -> bytes:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from volatility_pipeline.reports.evaluation import _STYLE
+    from volatility_pipeline.reports.plots import STYLE
 
     shown = [section for section in sections if section.leakage]
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(8.6, 0.9 + 2.7 * max(len(shown), 1)))
         panels = figure.subplots(max(len(shown), 1), squeeze=False)[:, 0]
         for axes, section in zip(panels, shown, strict=False):

@@ -1,280 +1,338 @@
-"""The evaluation report: one HTML page that needs nothing but itself, and its table as text.
+"""The evaluation report of a product: what it says, and in which order.
 
-The numbers come from `domain.evaluation` and are only laid out here. matplotlib is imported where a
-plot is drawn. Writing the page to a file is the caller's work.
+The numbers come from `domain`, the drawings from `plots`; what other reports say too stands in
+`blocks`; `page` and `pdf` lay the report out. Writing it to a file is the caller's work.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from volatility_pipeline.domain.evaluation import Estimate, Evaluation, ModelResult
+from volatility_pipeline.domain.evaluation import Evaluation, ModelResult
 from volatility_pipeline.domain.ladder import COLOURS, LADDER
 from volatility_pipeline.domain.verdict import title
-
-NOT_DEFINED = "–"
-BASE_RATE = "base_rate"
-
-_STYLE: Any = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#888888",
-    "axes.grid": True,
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.use": True,
-    "font.size": 9,
-    "grid.color": "#e6e6e6",
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "svg.hashsalt": "volatility",
-}
-_ROLE_COLOURS = {"train": "#bdbdbd", "validation": "#807dba", "test": "#252525"}
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the report says beside the results.
-
-    Attributes:
-        is_simulated: Whether the data is made up; the page and every plot then say so.
-        dropped: Rows that were dropped, by reason.
-        provenance: Where the data came from and what it was made with, by name.
-        notes: Per model, what fell back and why.
-        dropped_columns: Per model, inputs null in all training rows.
-    """
-
-    is_simulated: bool
-    dropped: Mapping[str, int]
-    provenance: Mapping[str, object]
-    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    dropped_columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+from volatility_pipeline.reports import page, pdf, plots
+from volatility_pipeline.reports.blocks import (
+    SQUARE,
+    WIDE,
+    comparison_blocks,
+    control_blocks,
+    cover,
+    event,
+    model_notes,
+    plot,
+    roles_table,
+    status,
+    walk_forward_blocks,
+)
+from volatility_pipeline.reports.blocks import Context as Context
+from volatility_pipeline.reports.blocks import comparison as comparison
+from volatility_pipeline.reports.document import (
+    NOT_DEFINED,
+    RIGHT,
+    Block,
+    Bullets,
+    Card,
+    Cards,
+    Document,
+    Heading,
+    Plots,
+    Section,
+    Table,
+    Terms,
+    Text,
+    estimate,
+    facts,
+    moment,
+    number,
+    words,
+)
 
 
 def render(evaluation: Evaluation, context: Context) -> str:
-    """Return the page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("volatility_pipeline", "reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "model": title,
-        "number": _number,
-        "plain": _plain_text,
-        "moment": _moment,
+    """Return the report as an HTML page."""
+    return page.render(document(evaluation, context))
+
+
+def render_pdf(evaluation: Evaluation, context: Context) -> bytes:
+    """Return the report as PDF, A4."""
+    return pdf.render(document(evaluation, context))
+
+
+def document(evaluation: Evaluation, context: Context) -> Document:
+    """Put the report together."""
+    test = evaluation.roles[-1]
+    span = f", {moment(test.start)} to {moment(test.end)} UTC" if test.start else ""
+    sections: dict[str, Callable[[Evaluation, Context], Iterator[Block]]] = {
+        "Comparison": comparison_blocks,
+        "Ranking: PR and ROC curves": _ranking,
+        "Score over time": _over_time,
+        "Alerts: confusion at the chosen threshold": _alerts,
+        "Probabilities: calibration": _calibration,
+        "Walk-forward: fold by fold": walk_forward_blocks,
+        "Feature importance": importance_blocks,
+        "Labels: base rate per day": _labels,
+        "Controls": control_blocks,
+        "What was dropped, and what fell back": _dropped,
+        "Where the data came from": _provenance,
+        "How to read this": _glossary,
     }
-    return environment.get_template("evaluation.html.j2").render(
-        evaluation=evaluation,
-        context=context,
-        comparison=comparison(evaluation),
-        ladder=LADDER,
-        colours=COLOURS,
-        plots=_plots(evaluation, is_simulated=context.is_simulated),
+    return Document(
+        title=f"Evaluation of {evaluation.product_id}",
+        heading=f"Will {evaluation.product_id} be unusually volatile in the next 60 seconds?",
+        lead=f"{len(evaluation.models)} models on the same {test.rows:,} test rows{span}, under "
+        f"the {evaluation.policy} threshold.",
+        mark=context.mark,
+        verdict=evaluation.verdict,
+        status=status(evaluation),
+        cover=cover(evaluation, context),
+        sections=[
+            Section(name, list(blocks(evaluation, context))) for name, blocks in sections.items()
+        ],
     )
 
 
-def comparison(evaluation: Evaluation) -> list[dict[str, str]]:
-    """Return the comparison table: a row a model, text by column name, intervals in brackets."""
-    base_rate = _number(evaluation.base_rate)
-    return [
-        {
-            "Model": title(model.name),
-            "PR-AUC": _estimate(model.average_precision),
-            "Base rate": base_rate,
-            "Lift": _estimate(model.lift, ".2f"),
-            f"Δ {title(evaluation.reference)}": _estimate(model.gain, "+.3f"),
-            "ROC-AUC": _number(model.roc_auc),
-            "Brier": _number(model.brier, ".4f"),
-            "Skill": _number(model.brier_skill, "+.3f"),
-            "F1": _number(model.f1),
-            "Precision": _number(model.precision),
-            "Recall": _number(model.recall),
-            "Alerts/h": _number(model.episodes.alerts_per_hour, ".1f"),
-            "Episodes caught": _caught(model),
-        }
+def _ranking(evaluation: Evaluation, context: Context) -> Iterator[Block]:
+    curves = plot(
+        evaluation,
+        context,
+        "Precision and recall",
+        "Precision over recall, with the base rate as a line",
+        partial(plots.draw_precision_recall, evaluation=evaluation),
+        size=SQUARE,
+    )
+    roc = plot(
+        evaluation,
+        context,
+        "ROC",
+        "True positive rate over false positive rate",
+        partial(plots.draw_roc, evaluation=evaluation),
+        size=SQUARE,
+    )
+    yield Plots([curves, roc])
+    yield Text(
+        "In brackets: the area under each curve. Drawn from uncalibrated scores.", is_note=True
+    )
+
+
+def _over_time(evaluation: Evaluation, context: Context) -> Iterator[Block]:
+    line = context.timeline
+    if line is None:
+        yield Text("There is no timeline: the test has no row, or none was made of it.")
+        return
+    thresholds = {model.name: model.decision_threshold for model in evaluation.models}
+    yield Plots(
+        [
+            plot(
+                evaluation,
+                context,
+                "Score over time",
+                "Realized volatility and its threshold over time, above the models' probabilities",
+                partial(plots.draw_timeline, line=line, alert_thresholds=thresholds),
+                size=(WIDE, 4.4),
+                panels=(2, 1),
+            )
+        ]
+    )
+    yield Text(
+        f"Each point is {_seconds(line.step_seconds)}. Volatility and threshold are those of its "
+        "row that comes nearest to a spike or exceeds the threshold most, so the line rises above "
+        "the threshold exactly where there is a spike; a probability is the highest of its rows, "
+        "so it reaches the dotted line exactly where there is an alert. Where there are no rows "
+        "there is no line.",
+        is_note=True,
+    )
+
+
+def _alerts(evaluation: Evaluation, _: Context) -> Iterator[Block]:
+    yield Text(
+        "An alert is a probability at or above the model's threshold, which was chosen for the "
+        "best F1 on validation rows; the z-score rule's is fixed, two deviations above the "
+        "training mean. Counts are test rows, one a second: neighbours overlap.",
+        is_note=True,
+    )
+    yield Cards([_confusion(model) for model in evaluation.models])
+
+
+def _confusion(model: ModelResult) -> Card:
+    counts = model.confusion
+    return Card(
+        name=title(model.name),
+        remark=f"at {number(model.decision_threshold)}",
+        colour=COLOURS.get(model.name, "#000000"),
+        table=Table(
+            head=("", "Alert", "No alert"),
+            rows=[
+                ("Spike", f"{counts.true_positives:,}", f"{counts.false_negatives:,}"),
+                ("Quiet", f"{counts.false_positives:,}", f"{counts.true_negatives:,}"),
+            ],
+            marked={(0, 1): RIGHT, (1, 2): RIGHT},
+        ),
+    )
+
+
+def _calibration(evaluation: Evaluation, context: Context) -> Iterator[Block]:
+    yield Plots(
+        [
+            plot(
+                evaluation,
+                context,
+                "Calibration",
+                "Observed share of spikes over predicted probability",
+                partial(plots.draw_calibration, evaluation=evaluation),
+                size=(WIDE, 4.0),
+            )
+        ]
+    )
+    yield Text(
+        "Ten bins of about equally many rows a model. On the dashed line, a probability of 0.3 "
+        "comes true three times in ten; above it the model says too little, below it too much.",
+        is_note=True,
+    )
+
+
+def importance_blocks(evaluation: Evaluation, context: Context) -> Iterator[Block]:
+    """Yield what the inputs are worth, as plot and table."""
+    found = plots.strongest(context.importances)
+    if not found:
+        yield Text("There are no importances: none were measured on these rows.")
+        return
+    models = list(dict.fromkeys(each.model for each in context.importances))
+    features = list(dict.fromkeys(each.feature for each in found))
+    by_place = {(each.feature, each.model): each for each in found}
+    longest = min(len(features), plots.SHOWN_FEATURES)
+    yield Plots(
+        [
+            plot(
+                evaluation,
+                context,
+                "Permutation importance",
+                "Fall of test PR-AUC when a column is permuted, the strongest columns first",
+                partial(plots.draw_importances, importances=context.importances),
+                size=(WIDE, 1.2 + 0.22 * longest),
+                panels=plots.importance_panels(context.importances),
+            )
+        ]
+    )
+    yield Text(
+        "Drop: the fall of test PR-AUC when a column's blocks of time are shuffled, with its 95 % "
+        "interval where one may be shown. Share: of the model's own importance (split gain of "
+        "trees, magnitude of standardized coefficients). Columns that tell the same stand in for "
+        "one another, so a small drop does not prove a column useless.",
+        is_note=True,
+    )
+    rows = []
+    for feature in features:
+        row = [feature]
+        for model in models:
+            each = by_place.get((feature, model))
+            row += [estimate(each.drop, "+.4f"), number(each.gain)] if each else [NOT_DEFINED] * 2
+        rows.append(row)
+    head = [text for model in models for text in (f"{title(model)}: drop", "share")]
+    yield Table(head=["Column", *head], rows=rows)
+
+
+def _labels(evaluation: Evaluation, context: Context) -> Iterator[Block]:
+    yield Plots(
+        [
+            plot(
+                evaluation,
+                context,
+                "Base rate by day",
+                "Share of spikes by day and role",
+                partial(plots.draw_days, evaluation=evaluation),
+                size=(WIDE, 2.6),
+            )
+        ]
+    )
+    yield Table(
+        head=("Day (UTC)", "Role", "Rows", "Spikes", "Base rate"),
+        rows=[
+            (rate.day, rate.role, f"{rate.rows:,}", f"{rate.spikes:,}", number(rate.base_rate))
+            for rate in evaluation.days
+        ],
+        words={1},
+    )
+    yield Heading("By role")
+    yield roles_table(evaluation)
+    yield Text(
+        "Training rows are every fifth second. Non-overlapping spikes lie at least 60 s apart, "
+        "episodes at least 15 minutes.",
+        is_note=True,
+    )
+
+
+def _dropped(evaluation: Evaluation, context: Context) -> Iterator[Block]:
+    if context.dropped:
+        yield Table(
+            head=("Rows dropped because", "Rows"),
+            rows=[(reason, f"{rows:,}") for reason, rows in context.dropped.items()],
+        )
+    else:
+        yield Text("No row was dropped.")
+    notes = [
+        (f"{title(model.name)}:", note)
         for model in evaluation.models
+        for note in model_notes(model.name, context)
     ]
+    if notes:
+        yield Bullets(notes)
 
 
-def _estimate(estimate: Estimate | None, style: str = ".3f") -> str:
-    if estimate is None:
-        return NOT_DEFINED
-    value = f"{estimate.value:{style}}"
-    if estimate.low is None:
-        return value
-    return f"{value} [{estimate.low:{style}}, {estimate.high:{style}}]"
+def _provenance(_: Evaluation, context: Context) -> Iterator[Block]:
+    rows = [(name, words(value)) for name, value in context.provenance.items()]
+    yield facts(rows, ("What", "Value"))
 
 
-def _caught(model: ModelResult) -> str:
-    found = model.episodes
-    if found.share_caught is None:
-        return NOT_DEFINED
-    return f"{found.share_caught:.0%} {found.caught} of {found.episodes}"
+def _glossary(evaluation: Evaluation, _: Context) -> Iterator[Block]:
+    rungs = [LADDER[model.name] for model in evaluation.models if model.name in LADDER]
+    yield Terms(
+        [
+            ("The event", event(evaluation)),
+            (
+                "PR-AUC, base rate, lift",
+                "PR-AUC is average precision. Guessing gives the base rate, so read the two side "
+                "by side; lift is their ratio. 0.4 is good at a base rate of 0.1 and worthless at "
+                "0.4.",
+            ),
+            (
+                f"Δ {title(evaluation.reference)}",
+                "The difference in PR-AUC on the same resamples. A model is better only if its "
+                "whole interval lies above zero; such rows are shaded.",
+            ),
+            (
+                "Brier and skill",
+                "The Brier score is the mean squared error of the calibrated probabilities, lower "
+                "is better. Skill is the share of the base rate's error that is saved; 0 is no "
+                "better than knowing the base rate in hindsight.",
+            ),
+            (
+                "Alerts and episodes",
+                "An alert holds for 60 seconds and is counted anew each minute that it stays on: "
+                "60 an hour is always. Spikes at most 60 seconds apart are one episode; it is "
+                "caught if an alert was on at its start or given within it.",
+            ),
+            (
+                "What was fitted where",
+                "Models on training rows, probabilities and thresholds on validation rows. Test "
+                "rows were read once.",
+            ),
+            ("The models", " ".join(f"{rung.title}: {rung.about}." for rung in rungs)),
+            (
+                "When to doubt it",
+                "Too few spikes (INSUFFICIENT) claim nothing, whatever the table says. A result "
+                "too good for the literature (SUSPICIOUS) is more likely a leak than a discovery. "
+                "With few blocks the intervals are somewhat too narrow.",
+            ),
+        ]
+    )
 
 
-def _number(value: float | None, style: str = ".3f") -> str:
-    return NOT_DEFINED if value is None else f"{value:{style}}"
-
-
-def _moment(time: str | None) -> str:
-    return NOT_DEFINED if time is None else time.replace("T", " ")
-
-
-def _plain_text(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain_text(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(_plain_text(item) for item in value)
-    return str(value)
-
-
-def _plots(evaluation: Evaluation, *, is_simulated: bool) -> dict[str, str]:
-    """Draw every plot; return each as a data URI of an SVG."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    drawings = {
-        "comparison": (_draw_comparison, "PR-AUC", (8.6, 3.2)),
-        "precision_recall": (_draw_precision_recall, "Precision and recall", (4.6, 4.8)),
-        "roc": (_draw_roc, "ROC", (4.6, 4.8)),
-        "calibration": (_draw_calibration, "Calibration", (4.6, 4.8)),
-        "days": (_draw_days, "Base rate by day", (8.6, 2.6)),
-    }
-    mark = "SIMULATED DATA · " if is_simulated else ""
-    plots = {}
-    with rc_context(_STYLE):
-        for name, (draw, heading, size) in drawings.items():
-            figure = Figure(figsize=size)
-            axes = figure.subplots()
-            axes.set_title(f"{mark}{evaluation.product_id} · {heading}")
-            draw(axes, evaluation)
-            svg = io.BytesIO()
-            figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-            plots[name] = f"data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}"
-    return plots
-
-
-def _draw_comparison(axes: Any, evaluation: Evaluation) -> None:
-    shown = [(m.name, m.average_precision) for m in evaluation.models if m.average_precision]
-    shown.reverse()
-    for height, (name, estimate) in enumerate(shown):
-        colour = COLOURS.get(name)
-        axes.plot(estimate.value, height, "o", color=colour)
-        if estimate.low is not None:
-            axes.hlines(height, estimate.low, estimate.high, color=colour, linewidth=2.5)
-    axes.set_yticks(range(len(shown)), [title(name) for name, _ in shown])
-    axes.set_ylim(-0.6, max(len(shown), 1) - 0.4)
-    axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("PR-AUC (average precision); bars: 95 % intervals, where they may be shown")
-    _mark_base_rate(axes.axvline, evaluation)
-    _finish(axes, shown)
-
-
-def _draw_precision_recall(axes: Any, evaluation: Evaluation) -> None:
-    shown = [m for m in _judges(evaluation) if m.precision_recall_curve.x]
-    for model in shown:
-        curve, estimate = model.precision_recall_curve, model.average_precision
-        label = f"{title(model.name)} ({estimate.value:.2f})" if estimate else title(model.name)
-        axes.plot(
-            curve.x, curve.y, label=label, color=COLOURS.get(model.name), drawstyle="steps-pre"
-        )
-    _mark_base_rate(axes.axhline, evaluation)
-    _square(axes, "Recall: share of spikes alerted", "Precision: share of alerts that are spikes")
-    _finish(axes, shown)
-
-
-def _draw_roc(axes: Any, evaluation: Evaluation) -> None:
-    shown = [model for model in _judges(evaluation) if model.roc_curve.x]
-    for model in shown:
-        label = f"{title(model.name)} ({_number(model.roc_auc, '.2f')})"
-        axes.plot(model.roc_curve.x, model.roc_curve.y, label=label, color=COLOURS.get(model.name))
-    axes.plot([0, 1], [0, 1], "--", color=COLOURS[BASE_RATE], linewidth=1.2, label="Chance (0.50)")
-    _square(axes, "False positive rate: share of quiet rows alerted", "True positive rate: recall")
-    _finish(axes, shown)
-
-
-def _draw_calibration(axes: Any, evaluation: Evaluation) -> None:
-    shown = [model for model in evaluation.models if model.reliability]
-    top = 0.05
-    for model in shown:
-        predicted = [bin_.probability for bin_ in model.reliability]
-        observed = [bin_.spike_rate for bin_ in model.reliability]
-        axes.plot(
-            predicted,
-            observed,
-            "o-",
-            markersize=3.5,
-            label=title(model.name),
-            color=COLOURS.get(model.name),
-        )
-        top = max(top, *predicted, *observed)
-    axes.plot([0, 1], [0, 1], "--", color="#444444", linewidth=1, label="Perfect")
-    _square(axes, "Predicted probability", "Observed share of spikes")
-    axes.set(xlim=(0, min(1, 1.05 * top)), ylim=(0, min(1, 1.05 * top)))
-    _finish(axes, shown)
-
-
-def _draw_days(axes: Any, evaluation: Evaluation) -> None:
-    days = sorted({rate.day for rate in evaluation.days})
-    for offset, (role, colour) in zip((-0.27, 0, 0.27), _ROLE_COLOURS.items(), strict=True):
-        rates = [rate for rate in evaluation.days if rate.role == role]
-        positions = [days.index(rate.day) + offset for rate in rates]
-        axes.bar(positions, [r.base_rate for r in rates], width=0.25, color=colour, label=role)
-    axes.grid(axis="x", visible=False)
-    labelled = range(0, len(days), max(1, len(days) // 8))
-    axes.set_xticks(labelled, [days[position] for position in labelled])
-    axes.set_xlim(-0.6, max(len(days), 1) - 0.4)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("Day (UTC)")
-    axes.set_ylabel("Share of rows that are spikes")
-    _finish(axes, days, ncols=3)
-
-
-def _judges(evaluation: Evaluation) -> list[ModelResult]:
-    """The models whose curves say more than the base-rate line does."""
-    return [model for model in evaluation.models if model.name != BASE_RATE]
-
-
-def _mark_base_rate(draw_line: Callable[..., object], evaluation: Evaluation) -> None:
-    if evaluation.base_rate is not None:
-        label = f"Base rate ({evaluation.base_rate:.2f})"
-        draw_line(
-            evaluation.base_rate,
-            color=COLOURS[BASE_RATE],
-            linestyle="--",
-            linewidth=1.2,
-            label=label,
-        )
-
-
-def _square(axes: Any, x_label: str, y_label: str) -> None:
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xlabel=x_label, ylabel=y_label)
-
-
-def _finish(axes: Any, shown: Sequence[object], *, ncols: int = 2) -> None:
-    """Add the legend under the plot, or say that there is nothing to show."""
-    if not shown:
-        axes.text(
-            0.5,
-            0.5,
-            "not defined on these rows",
-            transform=axes.transAxes,
-            ha="center",
-            va="center",
-        )
-    if axes.get_legend_handles_labels()[0]:
-        axes.figure.legend(loc="outside lower center", ncols=ncols)
+def _seconds(seconds: int) -> str:
+    """A length of time as a person says it."""
+    for unit, name in ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        if seconds % unit == 0:
+            count = seconds // unit
+            return f"one {name}" if count == 1 else f"{count} {name}s"
+    raise ValueError(f"{seconds} is no whole number of seconds.")

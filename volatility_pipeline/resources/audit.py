@@ -4,8 +4,8 @@ What a control or a flattering protocol is, and when one holds, is `domain/contr
 `domain/leakage`; how it is drawn is `reports/audit`.
 """
 
+import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,14 +17,14 @@ from volatility_pipeline.domain import controls
 from volatility_pipeline.domain.controls import AuditSection, Control
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.ladder import LADDER
-from volatility_pipeline.domain.leakage import LeakageRow, labelled, leakage_audit, rank, title
+from volatility_pipeline.domain.leakage import labelled, leakage_audit, rank, title
 from volatility_pipeline.domain.simulation import Market
 from volatility_pipeline.domain.splits import ROLES, LeakyRowsError, Policy, require_honest
 from volatility_pipeline.resources.ingest import Ingest
 from volatility_pipeline.resources.lake import Lake, read_json, write_json
 from volatility_pipeline.resources.landing import land_simulation
-from volatility_pipeline.resources.segments import commit
-from volatility_pipeline.resources.warehouse import Warehouse
+from volatility_pipeline.resources.tracking import library_versions
+from volatility_pipeline.resources.warehouse import DOMAIN, SQL, Warehouse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +33,7 @@ Progress = Callable[[str], None]
 
 NOISE_START = datetime(2026, 3, 1, tzinfo=UTC)
 NOISE_HOURS = 12.0
+NOISE_MARKETS = 10
 LEAST_NOISE_HOURS = 6.0
 NOISE_PRODUCT = "BTC-USD"
 NOISE_MODELS = tuple(name for name, rung in LADDER.items() if rung.columns)
@@ -46,26 +47,44 @@ def _silent(_: str) -> None:
 
 @dataclass(frozen=True)
 class Audit:
-    """Runs controls and leakage audit over one lake."""
+    """Runs controls and leakage audit over one lake.
+
+    Attributes:
+        lake: The partitions.
+        warehouse: The SQL over them.
+        noise_markets: How many noise markets the pipeline pools; 0 leaves that control out.
+    """
 
     lake: Lake
     warehouse: Warehouse
-
-    def products(self) -> list[str]:
-        """The products that have splits."""
-        paths = (self.lake.root / "splits").glob("product=*.parquet")
-        return sorted(path.stem.removeprefix("product=") for path in paths)
+    noise_markets: int = NOISE_MARKETS
 
     def noise(
         self, seeds: int, *, hours: float = NOISE_HOURS, progress: Progress = _silent
     ) -> AuditSection:
         """Judges every rung on simulated noise markets, and one of them by leaky protocols."""
+        outcomes, rows = self._noise(seeds, hours=hours, progress=progress)
+        return AuditSection(
+            subject="simulated noise",
+            is_simulated=True,
+            facts={"markets": seeds, "hours": hours, "policy": "trailing"},
+            controls=tuple(controls.noise_control(*found) for found in outcomes.items()),
+            leakage=leakage_audit(
+                rows, seed=SEED, progress=lambda text: progress(f"noise: {text}")
+            ),
+        )
+
+    def _noise(
+        self, seeds: int, *, hours: float, progress: Progress
+    ) -> tuple[dict[str, list[controls.Outcome]], "pd.DataFrame"]:
+        """How every rung ranked the test rows of each noise market, and the first one's rows."""
         outcomes: dict[str, list[controls.Outcome]] = {name: [] for name in NOISE_MODELS}
-        leakage: tuple[LeakageRow, ...] = ()
+        markets = []
         for seed in range(seeds):
             said = f"noise market {seed + 1} of {seeds}"
             progress(said)
             rows = self.simulated_rows(seed, hours=hours)
+            markets += [rows] if not seed else []
             policy, frame = labelled(rows, "honest", policy="trailing")
             train, validation, test = (frame[frame["role"] == role] for role in ROLES)
             ts = test["ts"].to_numpy(dtype="datetime64[s]")
@@ -75,17 +94,7 @@ class Audit:
                 score = rank(name, train, validation, test, policy=policy, seed=SEED)
                 outcome = controls.separate_rows(ts, target, score)
                 found += [outcome] if outcome else []
-            if seed == 0:
-                leakage = leakage_audit(
-                    rows, seed=SEED, progress=lambda text: progress(f"noise: {text}")
-                )
-        return AuditSection(
-            subject="simulated noise",
-            is_simulated=True,
-            facts={"markets": seeds, "hours": hours, "policy": "trailing"},
-            controls=tuple(controls.noise_control(name, found) for name, found in outcomes.items()),
-            leakage=leakage,
-        )
+        return outcomes, markets[0]
 
     def simulated_rows(
         self, seed: int, *, hours: float, is_noise: bool = True, product: str = NOISE_PRODUCT
@@ -163,6 +172,52 @@ class Audit:
                 warehouse.build(stage, day)
             return _known(lake, day)
 
+    def known_noise(self, *, progress: Progress = _silent) -> tuple[Control, ...]:
+        """The noise control of every rung, judged anew once code or libraries are others.
+
+        The markets are shorter than the audit's, so that a first run waits half a minute at most.
+        """
+        if not self.noise_markets:
+            reason = "Not judged: VOLATILITY_NOISE_MARKETS=0 leaves it out."
+            return (Control("noise", None, {}, reason),)
+        made_from = {
+            "code": _code_hash(),
+            "libraries": library_versions(("duckdb", "numpy", "scikit-learn", "xgboost")),
+            "markets": self.noise_markets,
+            "max_gap_seconds": self.warehouse.max_gap_seconds,
+        }
+
+        def judge() -> tuple[Control, ...]:
+            hours = LEAST_NOISE_HOURS
+            outcomes, _ = self._noise(self.noise_markets, hours=hours, progress=progress)
+            return tuple(controls.noise_control(*found) for found in outcomes.items())
+
+        return self._known("noise", made_from, judge)
+
+    def known_truncation(self, *, progress: Progress = _silent) -> Control:
+        """The control of a cut-off future, judged anew once the newest day or the code changed."""
+        days = self.lake.days("features")
+        made_from = {
+            "code": _code_hash(),
+            "days": {str(day): self.lake.content("features", day) for day in days[-1:]},
+        }
+        return self._known(
+            "future_truncation", made_from, lambda: (self.truncation(progress=progress),)
+        )[0]
+
+    def _known(
+        self, name: str, made_from: dict[str, Any], judge: Callable[[], tuple[Control, ...]]
+    ) -> tuple[Control, ...]:
+        """What was judged before of the same things, or is now."""
+        path = self.lake.root / "audit" / f"{name}.json"
+        known = read_json(path)
+        if known is None or known["made_from"] != made_from:
+            found = [asdict(control) for control in judge()]
+            known = {"made_from": made_from, "controls": found}
+            if all(control["passed"] is not None for control in found):
+                write_json(path, known)
+        return tuple(Control(**control) for control in known["controls"])
+
     def product(self, product: str, *, progress: Progress = _silent) -> AuditSection:
         """Controls of a product's splits and evaluation, and its rows by leaky protocols.
 
@@ -221,10 +276,16 @@ class Audit:
         path = self.lake.root / "audit" / "audit.json"
         write_json(path, {"sections": [plain(section) for section in sections]})
         picture = path.with_suffix(".png")
-        temporary = picture.with_name(f".{picture.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(draw(sections))
-        commit(temporary, picture)
+        self.lake.write_bytes(picture, draw(sections))
         return path, picture
+
+
+def _code_hash() -> str:
+    """Hash of all code from which a control's finding could come: `domain/` and the SQL."""
+    digest = hashlib.sha256()
+    for path in (*sorted(DOMAIN.glob("*.py")), *sorted(SQL.glob("*.sql"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def plain(section: AuditSection) -> dict[str, Any]:

@@ -54,6 +54,11 @@ class Lake:
         names = {path.stem for path in (self.root / stage).glob("date=*")}
         return sorted(date.fromisoformat(name.removeprefix("date=")) for name in names)
 
+    def products(self, stage: str) -> list[str]:
+        """The products for which a model stage has a table, in order."""
+        paths = (self.root / stage).glob("product=*.parquet")
+        return sorted(path.stem.removeprefix("product=") for path in paths)
+
     # Raw segments
 
     def raw_folder(self, day: date) -> Path:
@@ -245,9 +250,13 @@ class Lake:
 
     def write_text(self, path: Path, text: str) -> None:
         """Commits a text file, whole."""
+        self.write_bytes(path, text.encode())
+
+    def write_bytes(self, path: Path, content: bytes) -> None:
+        """Commits a file, whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text)
+        temporary.write_bytes(content)
         commit(temporary, path)
 
     def check_writable(self, needed_bytes: int = 0) -> None:

@@ -1,25 +1,36 @@
 """Model tracking: dagster-mlflow's resource, made to fit one step, and models that run no code.
 
+Runs, archives, and the registry's versions with their tags and aliases. Which version should be
+the champion is decided in `champions`.
+
 dagster-mlflow takes seconds to import and keeps an MLflow run open from one Dagster run to the
 next; here it is imported on first use and ends with the step. Models are stored as skops archives,
 and an archive is compared with its recorded hash before it is opened.
 """
 
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
 from volatility_pipeline.domain.errors import BadInputError
-from volatility_pipeline.domain.models import TRUSTED_TYPES, FittedModel, load
+from volatility_pipeline.domain.models import (
+    TRUSTED_TYPES,
+    FittedModel,
+    UntrustedModelError,
+    load,
+)
 
 EXPERIMENT = "volatility"
 ARCHIVE = "model.skops"
+SQLITE = "sqlite:///"
 
 
 class StepContext(Protocol):
@@ -43,6 +54,15 @@ class StoredModel:
     registered_name: str
     version: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version in the registry: its archive, what was noted of it, and when it was registered."""
+
+    stored: StoredModel
+    tags: Mapping[str, str]
+    registered_at: datetime
 
 
 @dataclass(frozen=True)
@@ -105,7 +125,6 @@ class Tracking:
         mlflow = self._mlflow()
         from mlflow.models import infer_signature
 
-        registered_name = f"volatility-{product}"
         with mlflow.start_run(nested=True, run_name=f"{product} {model.name}") as run:
             mlflow.log_params(dict(params))
             mlflow.set_tags({"product": product, "model": model.name, **tags})
@@ -123,18 +142,82 @@ class Tracking:
             archive = self._archive(info.model_uri)
             sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
             mlflow.set_tag("model_sha256", sha256)
-        version = self._register(registered_name, info, run.info.run_id, model.name, sha256)
-        return StoredModel(run.info.run_id, info.model_uri, registered_name, version, sha256)
+        noted = {
+            "model": model.name,
+            "sha256": sha256,
+            "decision_threshold": repr(model.decision_threshold),
+            "columns": json.dumps(list(inputs.columns)),
+            **tags,
+        }
+        name = registered_name(product)
+        version = self._register(name, info, run.info.run_id, noted)
+        return StoredModel(run.info.run_id, info.model_uri, name, version, sha256)
 
-    def _register(self, name: str, info: Any, run_id: str, rung: str, sha256: str) -> str:
+    def _register(self, name: str, info: Any, run_id: str, tags: Mapping[str, str]) -> str:
         client = self._mlflow().MlflowClient()
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
-        tags = {"model": rung, "sha256": sha256}
         made = client.create_model_version(
-            name, info.model_uri, run_id, tags, model_id=info.model_id, await_creation_for=0
+            name, info.model_uri, run_id, dict(tags), model_id=info.model_id, await_creation_for=0
         )
         return str(made.version)
+
+    def version(self, product: str, version: str) -> RegisteredVersion | None:
+        """A version by its number; None where there is none."""
+        return self._newest(product, f"version_number = {int(version)}")
+
+    def newest(self, product: str, rung: str) -> RegisteredVersion | None:
+        """The newest version of a rung; None where there is none."""
+        return self._newest(product, f"tags.model = '{rung}'")
+
+    def _newest(self, product: str, condition: str) -> RegisteredVersion | None:
+        if not self.is_there:
+            return None
+        found = (
+            self._mlflow()
+            .MlflowClient()
+            .search_model_versions(
+                f"name = '{registered_name(product)}' and {condition}",
+                max_results=1,
+                order_by=["version_number DESC"],
+            )
+        )
+        if not found:
+            return None
+        (made,) = found
+        stored = StoredModel(
+            made.run_id, made.source, made.name, str(made.version), made.tags["sha256"]
+        )
+        at = datetime.fromtimestamp(made.creation_timestamp / 1000, UTC)
+        return RegisteredVersion(stored, made.tags, at)
+
+    def aliases(self, product: str) -> dict[str, str]:
+        """The versions of a product that an alias names, by alias."""
+        if not self.is_there:
+            return {}
+        client = self._mlflow().MlflowClient()
+        found = client.search_registered_models(f"name = '{registered_name(product)}'")
+        return {name: str(version) for model in found for name, version in model.aliases.items()}
+
+    def move_alias(self, product: str, alias: str, version: str | None) -> None:
+        """Makes an alias name a version, or none."""
+        client = self._mlflow().MlflowClient()
+        name = registered_name(product)
+        if version is None:
+            client.delete_registered_model_alias(name, alias)
+        else:
+            client.set_registered_model_alias(name, alias, version)
+
+    def tag_version(self, product: str, version: str, tags: Mapping[str, str]) -> None:
+        """Notes something of a version."""
+        client = self._mlflow().MlflowClient()
+        for key, value in tags.items():
+            client.set_model_version_tag(registered_name(product), version, key, value)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a store to ask; asking one of our own would make it."""
+        return not self.uri.startswith(SQLITE) or Path(self.uri.removeprefix(SQLITE)).exists()
 
     def fetch(self, stored: StoredModel) -> Any:
         """The stored estimator.
@@ -144,12 +227,20 @@ class Tracking:
                 that are not trusted.
         """
         archive = self._archive(stored.uri)
-        data = archive.read_bytes()
+        try:
+            data = archive.read_bytes()
+        except OSError as error:
+            raise BadInputError(
+                f"{archive}: the model cannot be read ({error.strerror}); train again."
+            ) from error
         if hashlib.sha256(data).hexdigest() != stored.sha256:
             raise BadInputError(
                 f"{archive}: not the model that was recorded (its SHA-256 differs); train again."
             )
-        return load(data)
+        try:
+            return load(data)
+        except UntrustedModelError as error:
+            raise BadInputError(f"{archive}: {error}; train again.") from error
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float | None]) -> None:
         """Adds metrics to a finished run; what is None is left out."""
@@ -178,11 +269,16 @@ class Tracking:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         mlflow.set_tracking_uri(self.uri)
-        if self.uri.startswith("sqlite:///"):
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        if self.uri.startswith(SQLITE):
+            Path(self.uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
             if mlflow.get_experiment_by_name(EXPERIMENT) is None:
                 mlflow.create_experiment(EXPERIMENT, Path(self.artifacts).as_uri())
         return mlflow
+
+
+def registered_name(product: str) -> str:
+    """The name under which a product's versions are registered."""
+    return f"volatility-{product}"
 
 
 def requirements() -> list[str]:

@@ -1,13 +1,13 @@
-"""The model stages over the lake: split a product's rows, fit the ladder, evaluate it.
+"""The stages splits and models over the lake, and whether any model stage is current.
 
-How rows are split, models fitted and results judged is `domain/`; this reads and writes, and keeps
-the record of what each was made from.
+How rows are split and models fitted is `domain/`; this reads and writes, and keeps the record of
+what each was made from. Walk-forward and evaluation are made in `evaluations`.
 """
 
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -15,22 +15,46 @@ from typing import TYPE_CHECKING, Any
 
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS
-from volatility_pipeline.domain.models import FittedModel, Forecast, fit, probabilities, scores
+from volatility_pipeline.domain.models import FittedModel, fit, scores
 from volatility_pipeline.domain.search import Trial
 from volatility_pipeline.domain.splits import EMBARGO_SECONDS, HORIZON_SECONDS, ROLES, Policy, split
 from volatility_pipeline.resources.lake import Lake
-from volatility_pipeline.resources.tracking import StoredModel, Tracking, library_versions
+from volatility_pipeline.resources.tracking import Tracking, library_versions
 from volatility_pipeline.resources.warehouse import STAGE_SQL, Warehouse, code_hash
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DOMAIN = Path(__file__).parents[1] / "domain"
+_SPLITTING = ("splits.py",)
+_FITTING = (
+    "decisions.py",
+    "episodes.py",
+    "estimators.py",
+    "ladder.py",
+    "metrics.py",
+    "models.py",
+    "search.py",
+)
+_JUDGING = ("bootstrap.py", "episodes.py", "evaluation.py", "metrics.py", "verdict.py")
 CODE = {
-    "splits": ("splits.py",),
-    "models": ("decisions.py", "estimators.py", "ladder.py", "models.py", "search.py"),
-    "evaluation": ("bootstrap.py", "evaluation.py", "metrics.py", "verdict.py"),
+    "splits": _SPLITTING,
+    "models": _FITTING,
+    "walk_forward": (*_SPLITTING, *_FITTING, *_JUDGING, "fold_results.py", "walk_forward.py"),
+    "evaluation": (
+        *_JUDGING,
+        "controls.py",
+        "feature_analysis.py",
+        "leakage.py",
+        "threshold_analysis.py",
+        "timeline.py",
+    ),
 }
+"""The files of `domain/` that decide what a stage holds."""
+
+SOURCES = {"models": ("splits",), "evaluation": ("models", "walk_forward")}
+"""The model stages that a stage is made from; the others are made from the data stages."""
+
 LIBRARIES = ("duckdb", "numpy", "pandas", "scikit-learn", "scipy", "skops", "xgboost")
 SEED = 0
 SEARCH_SECONDS = 60.0
@@ -56,7 +80,11 @@ class Training:
     def made_from(self, stage: str, product: str, policy: Policy) -> dict[str, Any]:
         """All that decides a model stage's partition: inputs, code, policy, seed."""
         made_from: dict[str, Any] = {"code": _code_hash(stage), "policy": policy}
-        if stage == "splits":
+        if stage in SOURCES:
+            made_from["inputs"] = {
+                source: self.lake.content(source, product) for source in SOURCES[stage]
+            }
+        else:
             made_from["code"] += code_hash("splits")
             made_from["inputs"] = {
                 f"{source}/{day}": content
@@ -64,25 +92,19 @@ class Training:
                 for day in self.lake.days(source)
                 if (content := self.lake.content(source, day))
             }
-        else:
-            source = "splits" if stage == "models" else "models"
-            made_from["inputs"] = {source: self.lake.content(source, product)}
+        if stage != "splits":
             made_from["seed"] = SEED
             made_from["search_seconds"] = self.search_seconds
             made_from["libraries"] = library_versions(LIBRARIES)
         return made_from
 
     def is_current(self, product: str, policy: Policy) -> bool:
-        """Whether splits, models and evaluation are there, made from what is there now."""
+        """Whether every model stage is there, made from what is there now."""
         for stage in CODE:
             record = self.lake.record(stage, product)
             if record is None or record["made_from"] != self.made_from(stage, product, policy):
                 return False
-        return self.report(product).exists()
-
-    def report(self, product: str) -> Path:
-        """Where the product's evaluation report lies."""
-        return self.lake.folder("evaluation", product) / "report.html"
+        return True
 
     def split(self, product: str, policy: Policy) -> dict[str, Any]:
         """Writes a product's splits and returns their record."""
@@ -134,7 +156,7 @@ class Training:
         import pandas as pd
 
         path = self.lake.file("splits", product)
-        if not self._split_record(product)["rows"]:
+        if not self.split_record(product)["rows"]:
             raise BadInputError(
                 f"{product}: no row has both its features and a label, so there is nothing to "
                 "train on; import or simulate more data (301 s before a row and 60 s after it, "
@@ -142,7 +164,12 @@ class Training:
             )
         return pd.read_parquet(path)
 
-    def _split_record(self, product: str) -> dict[str, Any]:
+    def split_record(self, product: str) -> dict[str, Any]:
+        """The record of a product's splits.
+
+        Raises:
+            BadInputError: There are none.
+        """
         record = self.lake.record("splits", product)
         if record is None:
             raise BadInputError(f"{product}: no splits; `volatility train` makes them.")
@@ -150,8 +177,9 @@ class Training:
 
     def provenance(self, product: str, frame: "pd.DataFrame") -> dict[str, Any]:
         """What a model or report is made from (the record that using it checks)."""
-        record = self._split_record(product)
-        train = frame.loc[frame["role"] == "train", "ts"]
+        record = self.split_record(product)
+        train, validation = (frame[frame["role"] == role] for role in ROLES[:2])
+        is_constant = record["policy"] == "training" and len(train)
         hashes = {stage: code_hash(stage) for stage in STAGE_SQL}
         return {
             "product": product,
@@ -163,8 +191,12 @@ class Training:
             "label_policy": record["policy"],
             "label_horizon_seconds": HORIZON_SECONDS,
             "embargo_seconds": EMBARGO_SECONDS,
-            "trained_from": str(train.min()) if len(train) else None,
-            "trained_until": str(train.max()) if len(train) else None,
+            "constant_threshold": float(train["threshold"].iloc[0]) if is_constant else None,
+            "trained_from": str(train["ts"].min()) if len(train) else None,
+            "trained_until": str(train["ts"].max()) if len(train) else None,
+            "fitted_until": str(validation["ts"].max()) if len(validation) else None,
+            "seen_from": str(frame["ts"].min()) if len(frame) else None,
+            "seen_until": str(frame["ts"].max()) if len(frame) else None,
             "seed": SEED,
             "search_seconds": self.search_seconds,
             "code": _code_hash("models"),
@@ -211,6 +243,7 @@ class Training:
             models[name] = {
                 "stored": asdict(stored),
                 "decision_threshold": model.decision_threshold,
+                "validation_average_precision": average_precision(model, validation),
                 "parameters": dict(model.parameters),
                 "dropped_columns": list(model.dropped_columns),
                 "notes": list(model.notes),
@@ -228,55 +261,15 @@ class Training:
         self.lake.write_record("models", product, record)
         return record
 
-    def evaluate(self, product: str) -> dict[str, Any]:
-        """Evaluates a product's models on its test rows, writes the report, and the record."""
-        from volatility_pipeline.domain.evaluation import evaluate
-        from volatility_pipeline.reports.evaluation import Context, comparison, render
 
-        models = self.lake.record("models", product)
-        if models is None:
-            raise BadInputError(f"{product}: no models; `volatility train` makes them.")
-        frame = self.frame(product)
-        provenance = models["provenance"]
-        test = frame[frame["role"] == "test"]
-        forecasts = [self._forecast(name, entry, test) for name, entry in models["models"].items()]
-        policy = provenance["label_policy"]
-        result = evaluate(frame, forecasts, product_id=product, policy=policy, seed=SEED)
-        context = Context(
-            is_simulated=provenance["source"] == "simulated",
-            dropped=self._split_record(product)["dropped"],
-            provenance=provenance,
-            notes={name: entry["notes"] for name, entry in models["models"].items()},
-            dropped_columns={
-                name: entry["dropped_columns"] for name, entry in models["models"].items()
-            },
-        )
-        page = render(result, context)
-        self.lake.write_text(self.report(product), page)
-        plain = json.dumps(result.to_dict(), indent=1)
-        self.lake.write_text(self.report(product).with_name("evaluation.json"), plain)
-        for model in result.models:
-            run_id = models["models"][model.name]["stored"]["run_id"]
-            self.tracking.log_metrics(run_id, _metrics(model))
-        record = {
-            "rows": len(result.models),
-            "bytes": None,
-            "sha256": hashlib.sha256(plain.encode()).hexdigest(),
-            "made_from": self.made_from("evaluation", product, policy),
-            "verdict": result.verdict,
-            "comparison": [list(row.items()) for row in comparison(result)],
-        }
-        self.lake.write_record("evaluation", product, record)
-        return record
+def average_precision(model: FittedModel, rows: "pd.DataFrame") -> float | None:
+    """A model's average precision on rows with their answers; None without a spike."""
+    from sklearn.metrics import average_precision_score
 
-    def _forecast(self, name: str, entry: Mapping[str, Any], test: "pd.DataFrame") -> Forecast:
-        estimator = self.tracking.fetch(StoredModel(**entry["stored"]))
-        return Forecast(
-            name,
-            scores(estimator, test),
-            probabilities(estimator, test),
-            entry["decision_threshold"],
-        )
+    target = rows["is_spike"].to_numpy(dtype=bool)
+    if not target.any():
+        return None
+    return float(average_precision_score(target, scores(model.estimator, rows)))
 
 
 def _code_hash(stage: str) -> str:
@@ -314,20 +307,3 @@ def _trial(trial: Trial) -> dict[str, Any]:
     """A trial in short: MLflow cuts a parameter at 6,000 characters."""
     precision = round(trial.average_precision, 4)
     return {**trial.parameters, "average_precision": precision, "on": trial.judged_on}
-
-
-def _metrics(model: Any) -> dict[str, float | None]:
-    """A model's test metrics under MLflow's names."""
-    metrics: dict[str, float | None] = {
-        f"test_{name}": getattr(model, name)
-        for name in ("roc_auc", "brier", "brier_skill", "f1", "precision", "recall", "skill")
-    }
-    for name in ("average_precision", "lift", "gain"):
-        estimate = getattr(model, name)
-        if estimate is not None:
-            metrics |= {
-                f"test_{name}": estimate.value,
-                f"test_{name}_low": estimate.low,
-                f"test_{name}_high": estimate.high,
-            }
-    return metrics

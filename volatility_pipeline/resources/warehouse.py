@@ -267,6 +267,15 @@ class Warehouse:
             sql = "select distinct product_id from ticks order by product_id"
             return [row[0] for row in connection.execute(sql).fetchall()]
 
+    def newest_tick(self, product: str) -> datetime | None:
+        """The event time of a product's newest tick, UTC; None without one in the last two days."""
+        with connect(self.threads) as connection:
+            files = [self.lake.file("ticks", day) for day in self.lake.days("ticks")[-2:]]
+            create_view(connection, TABLES["ticks"], files)
+            sql = "select max(event_time) from ticks where product_id = $product"
+            found = connection.execute(sql, {"product": product}).fetchone()
+        return found[0].replace(tzinfo=UTC) if found and found[0] else None
+
     def bad_rows(
         self,
         check: str,

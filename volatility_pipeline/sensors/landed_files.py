@@ -22,7 +22,7 @@ INTERVAL_SECONDS = 9
 
 
 @dg.sensor(
-    job_name="build",
+    job_name="update",
     minimum_interval_seconds=INTERVAL_SECONDS,
     default_status=(
         dg.DefaultSensorStatus.RUNNING
@@ -33,7 +33,7 @@ INTERVAL_SECONDS = 9
 def landed_files_sensor(
     context: dg.SensorEvaluationContext, warehouse: dg.ResourceParam[Warehouse]
 ) -> dg.SensorResult:
-    """Asks for a run of `build` for each stretch of days whose files are not what was built.
+    """Asks for a run of `update` for each stretch of days whose files are not what was built.
 
     Days that a run in flight covers wait for a later tick. A run that failed is asked for again
     once the days' files, the code or the settings are others. On with `VOLATILITY_UNATTENDED=true`.

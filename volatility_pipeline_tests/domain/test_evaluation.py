@@ -20,8 +20,8 @@ SECOND = np.timedelta64(1, "s")
 
 
 def forecast(name: str, score: np.ndarray, threshold: float = 0.5) -> Forecast:
-    """A forecast whose probability is the score's rank, from 0 to 1."""
-    rank = np.argsort(np.argsort(score, kind="stable"), kind="stable")
+    """A forecast whose probability is the score's rank, from 0 to 1; equal scores have one."""
+    rank = np.searchsorted(np.sort(score), score)
     return Forecast(name, score, rank / max(len(score), 1), threshold)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 from sklearn.metrics import average_precision_score
 
 from volatility_pipeline.domain.bootstrap import Ranking, resample
@@ -125,12 +126,13 @@ def test_pooled_draws_are_the_folds_draws_of_the_same_number(runs, result):
         drawn = resample([ranking], target, block_rows=BLOCK, resamples=200, seed=1 + run.number)
         draws.append(drawn.average_precision[:, 0])
         shares.append(len(target))
-    middle = np.median(np.average(draws, axis=0, weights=shares))
+    spread = np.log(np.average(draws, axis=0, weights=shares)).std()
     found = score(result.pooled, "har_logistic").average_precision
-    assert result.pooled.blocks.rows == BLOCK
-    assert found.low < middle < found.high
-    spread = np.quantile(np.average(draws, axis=0, weights=shares), [0.025, 0.975])
-    assert (found.low, found.high) == pytest.approx(tuple(spread), abs=0.01)
+    blocks = result.pooled.blocks
+    assert blocks.rows == BLOCK
+    deviations = t.ppf(0.975, blocks.effective - 1)
+    deviations *= np.sqrt(blocks.effective / (blocks.effective - 1))
+    assert np.log(found.value / found.low) / spread == pytest.approx(deviations)
 
 
 def test_a_fold_with_few_blocks_shows_no_interval_while_the_pool_does(result):

@@ -1,0 +1,106 @@
+"""The command that shows a product's champion, and changes it by hand."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from volatility_pipeline.cli.console import ERRORS, OUT, DataOption, load_settings
+from volatility_pipeline.domain.errors import BadInputError
+from volatility_pipeline.resources.lake import Lake
+
+if TYPE_CHECKING:
+    from volatility_pipeline.domain.promotion import Decision
+    from volatility_pipeline.resources.champions import ServedModel
+
+SHOWN_DECISIONS = 5
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(champion)
+
+
+def champion(
+    product: Annotated[
+        str | None, typer.Argument(help="Which (default: all that have models).")
+    ] = None,
+    appointed: Annotated[
+        str | None,
+        typer.Option("--set", help="Make a version, or a rung's newest, the champion."),
+    ] = None,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Make the champion before it the champion again.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Leave it without a champion.")] = False,
+    reason: Annotated[
+        str, typer.Option(help="Why; required for a change, and recorded.", show_default=False)
+    ] = "",
+    data: DataOption = None,
+) -> None:
+    """Show the champion and the last decisions, or change it by hand.
+
+    Example: `volatility champion BTC-USD --rollback --reason "false alarms since noon"`
+    """
+    settings = load_settings(data)
+    changes = [appointed is not None, rollback, remove]
+    if sum(changes) > 1:
+        raise BadInputError("--set, --rollback and --remove exclude each other; give one of them.")
+    if reason and not any(changes):
+        raise BadInputError("--reason is for a change; give --set, --rollback or --remove with it.")
+    if any(changes) and product is None:
+        raise BadInputError("Name the product to change, like BTC-USD.")
+    from volatility_pipeline.definitions import resources
+
+    made = resources(settings)
+    lake, champions, evaluations = made["lake"], made["champions"], made["evaluations"]
+    chosen = _chosen(lake, product)
+    now = datetime.now(UTC)
+    with ERRORS.status("Asking the registry"):
+        for name in chosen if any(changes) else ():
+            if appointed is not None:
+                decision = champions.appoint(name, appointed, reason=reason, now=now)
+            elif rollback:
+                decision = champions.roll_back(name, reason=reason, now=now)
+            else:
+                decision = champions.remove(name, reason=reason, now=now)
+            if evaluations.report(name).exists():
+                evaluations.introduce(name, decision, champions.find)
+        for name in chosen:
+            text = champions.describe(name, now)
+            OUT.print(f"[bold]{escape(name)}[/]: {escape(text)}", soft_wrap=True, highlight=False)
+            _show(champions.history(name), champions.find(name))
+
+
+def _chosen(lake: Lake, product: str | None) -> list[str]:
+    paths = (lake.root / "models").glob("product=*.json")
+    known = sorted(path.stem.removeprefix("product=") for path in paths)
+    if not known:
+        raise BadInputError(f"{lake.root / 'models'}: no models; `volatility train` makes them.")
+    if product is None:
+        return known
+    if product not in known:
+        raise BadInputError(f"{product}: no models; there are those of {', '.join(known)}.")
+    return [product]
+
+
+def _show(history: "Sequence[Decision]", served: "ServedModel | None") -> None:
+    """Prints what was measured of the champion, and the last decisions, the newest first."""
+    from volatility_pipeline.domain.promotion import last_measured, show
+
+    measured = last_measured(history, served.version) if served else None
+    lines = [
+        f"{decision.at}  [bold]{decision.outcome}[/]: {escape(decision.reason)}"
+        for decision in history[: -SHOWN_DECISIONS - 1 : -1]
+    ]
+    if measured is not None:
+        precision = escape(show(measured.average_precision, ".3f"))
+        lines.insert(
+            0,
+            f"PR-AUC {precision} at base rate {measured.base_rate:.3f}, on test rows up to "
+            f"{measured.tested_until}",
+        )
+    for line in lines:
+        OUT.print(f"  {line}", soft_wrap=True, highlight=False)
