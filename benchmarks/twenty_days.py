@@ -3,9 +3,10 @@
 `python -m benchmarks.twenty_days` starts Dagster's daemon as its users start it and lands a made-up
 market day by day, its ticks thinned. A person trains the first models after day fifteen. On days
 sixteen to eighteen the market is another one: returns four times as large and spreads three times
-as wide. Everything else (builds, predictions, verdicts, alerts, retraining, promotion) is the sensors'
-doing. What happened is printed as one timeline and drawn. The exit code is 1 if there was an alert
-before day sixteen, or if drift was not found, told once, answered by one retraining and over.
+as wide. Everything else (builds, predictions, verdicts, alerts, retraining, promotion) is the
+sensors' doing. What happened is printed as one timeline and drawn. The exit code is 1 if there was
+an alert before day sixteen, or if drift was not found, told once, answered by one retraining and
+over.
 """
 
 import argparse
@@ -15,12 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import dagster as dg
 import orjson
 
 from benchmarks.unattended import BIN, ROOT, processes
@@ -259,6 +262,7 @@ def draw(moments: list[Moment], path: Path) -> None:
 
 def main() -> int:
     """Runs the twenty days, prints the timeline, and draws it."""
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plot", type=Path, help="where to write the timeline as PNG")
     parser.add_argument("--keep", action="store_true", help="keep the data root and its logs")

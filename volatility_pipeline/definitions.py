@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from volatility_pipeline import timing
 from volatility_pipeline.assets.bars import bars
 from volatility_pipeline.assets.champion import champion
 from volatility_pipeline.assets.drift import drift
@@ -19,8 +20,13 @@ from volatility_pipeline.assets.splits import splits
 from volatility_pipeline.assets.ticks import ticks_and_quarantine
 from volatility_pipeline.checks.features import features_span_no_silence
 from volatility_pipeline.checks.labels import labels_horizon_complete
+from volatility_pipeline.checks.quality import (
+    EXPECTATIONS,
+    features_know_the_past_alone,
+    labels_are_of_feature_rows,
+)
 from volatility_pipeline.checks.splits import splits_do_not_overlap
-from volatility_pipeline.checks.ticks import ticks_books_balance
+from volatility_pipeline.checks.ticks import ticks_are_recent, ticks_books_balance
 from volatility_pipeline.jobs import JOBS
 from volatility_pipeline.resources.alerts import Alerts, Channel, Log, Webhook
 from volatility_pipeline.resources.analysis import Analysis
@@ -31,6 +37,7 @@ from volatility_pipeline.resources.evaluations import Evaluations
 from volatility_pipeline.resources.ingest import Ingest
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.predictions import Predictions
+from volatility_pipeline.resources.quality import Quality
 from volatility_pipeline.resources.tracking import Tracking
 from volatility_pipeline.resources.training import Training
 from volatility_pipeline.resources.warehouse import Warehouse
@@ -55,10 +62,21 @@ STAGES = {
 }
 CHECKS = [
     ticks_books_balance,
+    ticks_are_recent,
     features_span_no_silence,
     labels_horizon_complete,
     splits_do_not_overlap,
+    features_know_the_past_alone,
+    labels_are_of_feature_rows,
+    *EXPECTATIONS.values(),
 ]
+
+# Of "the pipeline ran at all"; how old the data is says `ticks_are_recent`.
+FRESHNESS = (
+    dg.FreshnessPolicy.time_window(fail_window=timing.RUN_AGE)
+    if Settings().volatility_unattended
+    else None
+)
 
 
 def resources(settings: Settings) -> dict[str, Any]:
@@ -73,6 +91,7 @@ def resources(settings: Settings) -> dict[str, Any]:
         "lake": lake,
         "warehouse": warehouse,
         "ingest": Ingest(lake, warehouse),
+        "quality": Quality(lake, warehouse),
         "training": training,
         "evaluations": Evaluations(training, audit, Analysis(lake, warehouse, training)),
         "champions": champions,
@@ -104,7 +123,11 @@ def build_defs(
     """The code location over the given resources; `loggers` replace Dagster's console logger."""
     assets: list[dg.AssetsDefinition] = []
     for group, stage_assets in STAGES.items():
-        in_group = partial(dg.AssetSpec.replace_attributes, group_name=group)
+        in_group = partial(
+            dg.AssetSpec.replace_attributes,
+            group_name=group,
+            freshness_policy=FRESHNESS if group in timing.FRESH_GROUPS else None,
+        )
         assets += [asset.map_asset_specs(in_group) for asset in stage_assets]
     return dg.Definitions(
         assets=assets,

@@ -10,6 +10,8 @@ RETRAIN_DAILY = "30 3 * * *"
 
 # Landed files are built within a minute; half a day without any run is a stopped pipeline.
 RUN_AGE = timedelta(hours=12)
+# What each run of landed data makes, from first to last.
+FRESH_GROUPS = ("raw", "labels", "predictions")
 # After a retraining for drift: new data has to come before another one can tell more.
 RETRAIN_PAUSE = timedelta(days=7)
 # What no partition's newest materialization comes from is nobody's any more after a month.

@@ -40,7 +40,10 @@ INNER_WALLS = {
     "checks": {"cli", "feed", "serving", "definitions", "assets"},
     "sensors": {"cli", "feed", "serving", "definitions", "assets", "checks"},
 }
-HEAVY = {"mlflow", "dagster_mlflow", "sklearn", "xgboost", "matplotlib", "arch", "skops", "pandas"}
+HEAVY = {
+    *("mlflow", "dagster_mlflow", "sklearn", "xgboost", "matplotlib", "arch", "skops", "pandas"),
+    *("evidently", "great_expectations", "reportlab"),
+}
 
 
 def imports(path: Path, *, is_top_level_only: bool = False) -> set[str]:

@@ -76,9 +76,17 @@ def test_checks_that_guard_a_later_stage_block(definitions: dg.Definitions) -> N
     specs = [spec for check in definitions.asset_checks or [] for spec in check.check_specs]
     assert {(spec.asset_key.path[-1], spec.name, spec.blocking) for spec in specs} == {
         ("ticks", "ticks_books_balance", True),
+        ("ticks", "ticks_are_recent", False),
         ("features", "features_span_no_silence", True),
         ("labels", "labels_horizon_complete", True),
         ("splits", "splits_do_not_overlap", True),
+        ("features", "features_know_the_past_alone", True),
+        ("labels", "labels_are_of_feature_rows", True),
+        ("quarantine", "quarantine_expectations", False),
+        *(
+            (table, f"{table}_expectations", True)
+            for table in ("ticks", "bars", "features", "labels", "predictions")
+        ),
     }
 
 
@@ -102,7 +110,8 @@ def test_loading_the_code_location_imports_no_heavy_library() -> None:
     program = (
         "import sys, warnings; warnings.simplefilter('ignore')\n"
         "from volatility_pipeline.definitions import defs; defs()\n"
-        "heavy = {'mlflow', 'dagster_mlflow', 'sklearn', 'xgboost', 'matplotlib', 'pandas',"
+        "heavy = {'mlflow', 'dagster_mlflow', 'evidently', 'great_expectations', 'sklearn',"
+        " 'xgboost', 'matplotlib', 'pandas',"
         " 'duckdb', 'pyarrow'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -1,9 +1,13 @@
 """Finished days of a lake judged against their champion's, and what the sensor does about it."""
 
 import shutil
-from dataclasses import replace
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 import pandas as pd
@@ -179,7 +183,7 @@ def test_sensor_retrains_once_a_week_and_not_where_the_setting_says_never(
         monkeypatch.setenv("VOLATILITY_RETRAIN_ON_DRIFT", "medium")
         tags = {"dagster/partition": PRODUCT, "dagster/sensor_name": "drift_sensor"}
         assert len(tick(watch, alerts, instance)) == 1
-        run = dg.DagsterRun(job_name="train", run_id=dg.instance.make_new_run_id(), tags=tags)
+        run = dg.DagsterRun(job_name="train", run_id=str(uuid4()), tags=tags)
         instance.add_run(run)
         assert tick(watch, alerts, instance) == []
 
@@ -209,3 +213,66 @@ def test_performance_below_its_floor_is_an_alert_of_its_own(tmp_path: Path) -> N
 def test_an_alert_of_drift_says_what_to_do() -> None:
     alert = Alert("drift", PRODUCT, "", "So many columns.", since=datetime(2026, 3, 17, tzinfo=UTC))
     assert alert.runbook.endswith("#data-drifted")
+
+
+DYING_TICK = """
+import os, signal, sys
+from dataclasses import dataclass
+from pathlib import Path
+import dagster as dg
+from volatility_pipeline.resources.alerts import Alerts
+from volatility_pipeline.sensors.drift import drift_sensor
+from volatility_pipeline_tests.test_drift_watch import watch_of
+
+@dataclass(frozen=True)
+class Dying:
+    name: str = "collected"
+    seconds: None = None
+    def send(self, alert):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+lake, registry, ledger = map(Path, sys.argv[1:])
+resources = {"drift_watch": watch_of(lake, registry), "alerts": Alerts(ledger, (Dying(),))}
+with dg.DagsterInstance.ephemeral() as instance:
+    drift_sensor(dg.build_sensor_context(instance=instance, resources=resources))
+"""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A channel that keeps what it is given."""
+
+    sent: list[Alert]
+    name: str = "collected"
+    seconds: None = None
+
+    def send(self, alert: Alert) -> None:
+        self.sent.append(alert)
+
+
+def test_sensor_killed_in_the_middle_of_a_tick_neither_loses_nor_repeats_an_alert(
+    watch: DriftWatch, seen: Path, tmp_path: Path
+) -> None:
+    add_day(watch, AFTER, seed=100, spread=40)
+    watch.judge(PRODUCT, today=datetime.now(UTC).date())
+    ledger = tmp_path / "ledger"
+    arguments = [sys.executable, "-W", "ignore", "-c", DYING_TICK, watch.lake.root, seen, ledger]
+    killed = subprocess.run(arguments, capture_output=True, cwd=Path(__file__).parents[1])
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    channel = Collected([])
+    alerts = Alerts(ledger, (channel,))
+    with dg.DagsterInstance.ephemeral() as instance:
+        for _ in range(3):
+            (request,) = tick(watch, alerts, instance)
+            assert request.job_name == "train"
+    assert [alert.key for alert in channel.sent] == [("drift", PRODUCT, "")]
+    assert len(alerts.history()) == 1
+
+
+def test_rows_carried_over_midnight_do_not_make_a_day(watch: DriftWatch) -> None:
+    evening = datetime(LATER.year, LATER.month, LATER.day, 23)  # noqa: DTZ001
+    write_ticks(watch.lake, walk(evening, HOUR, seed=7))
+    build(watch.warehouse)
+    assert 0 < watch.lake.record("features", AFTER)["rows"] < 60
+    assert watch.newest_day(PRODUCT, AFTER + timedelta(days=1)) == LATER
+    assert watch.newest_day(PRODUCT, LATER) == LATER - timedelta(days=1)

@@ -2,8 +2,10 @@
 
 import html
 import json
+import os
 import re
 import shutil
+import sqlite3
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -14,13 +16,17 @@ import pandas as pd
 import pytest
 
 from volatility_pipeline.assets.evaluation import CONTROLS
+from volatility_pipeline.cli.orchestrator import orchestrator
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS
 from volatility_pipeline.domain.models import probabilities, scores
 from volatility_pipeline.domain.simulation import Market
+from volatility_pipeline.jobs import REASON, retraining
+from volatility_pipeline.resources.alerts import Alerts
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.landing import land_simulation
 from volatility_pipeline.resources.tracking import StoredModel, Tracking
+from volatility_pipeline.settings import Settings
 from volatility_pipeline_tests.command_line import Answer, volatility
 
 HOURS = 8
@@ -231,16 +237,52 @@ def test_tampered_model_is_refused_before_it_is_opened(
     assert tracking(root).fetch(stored) is not None
 
 
-def test_training_again_gives_the_same_metrics_and_equal_forecasts(
-    ran: tuple[Path, Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def retrained(
+    ran: tuple[Path, Answer], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dg.ExecuteInProcessResult]:
+    """The same data in another root, trained by the weekly schedule's run."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # where MLflow notes its last store
+    made = "splits models walk_forward evaluation champion predictions alerts mlflow dagster"
+    root = tmp_path_factory.mktemp("retrained") / "root"
+    shutil.copytree(ran[0], root, ignore=shutil.ignore_patterns(*made.split()))
+    request = retraining("BTC-USD", policy="trailing", reason="the weekly schedule")
+    with orchestrator(Settings(volatility_data=root)) as running:
+        running.instance.add_dynamic_partitions("product", ["BTC-USD"])
+        result = running.definitions.resolve_job_def(request.job_name).execute_in_process(
+            instance=running.instance,
+            partition_key=request.partition_key,
+            run_config={**request.run_config, "loggers": {"console": {}}},
+            tags=request.tags,
+        )
+    return root, result
+
+
+def test_scheduled_training_goes_through_the_gate_and_leaves_its_reason_everywhere(
+    retrained: tuple[Path, dg.ExecuteInProcessResult],
 ) -> None:
-    # MLflow notes in the environment which store it was last pointed at.
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    root, _ = ran
-    left_out = shutil.ignore_patterns("splits", "models", "evaluation", "mlflow", "dagster")
-    again = shutil.copytree(root, tmp_path / "again", ignore=left_out)
-    answer = volatility("train", data=again)
-    assert answer.code == 0, answer.errors
+    root, result = retrained
+    assert result.dagster_run.tags[REASON] == "the weekly schedule"
+    (event,) = result.asset_materializations_for_node("champion")
+    assert event.metadata["trained_because"].value == "the weekly schedule"
+    assert event.metadata["outcome"].value == "refused"
+    client = mlflow.MlflowClient(tracking_uri=tracking(root).uri)
+    runs = client.search_runs([client.get_experiment_by_name("volatility").experiment_id])
+    (parent,) = [run for run in runs if "model" not in run.data.tags]
+    assert parent.data.tags["reason"] == "the weekly schedule"
+    (entry,) = Alerts(root).history()
+    assert entry.alert.key == ("retraining", "BTC-USD", "")
+    assert entry.alert.is_recovery
+    with sqlite3.connect(root / "alerts" / "alerts.sqlite") as ledger:
+        (body,) = ledger.execute("select body from messages order by number desc").fetchone()
+    expected = "Models were trained anew (the weekly schedule): refused. The data is insufficient"
+    assert json.loads(body)["title"].startswith(expected)
+
+
+def test_training_again_gives_the_same_metrics_and_equal_forecasts(
+    ran: tuple[Path, Answer], retrained: tuple[Path, dg.ExecuteInProcessResult]
+) -> None:
+    root, again = ran[0], retrained[0]
     metrics = [
         (folder / "evaluation" / "product=BTC-USD" / "evaluation.json").read_bytes()
         for folder in (root, again)

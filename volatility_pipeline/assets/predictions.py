@@ -1,5 +1,6 @@
 """The predictions stage: what each product's champion says of a day, and what then happened."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -8,11 +9,15 @@ from pydantic import Field
 from volatility_pipeline.assets.days import OWNERS, DayConfig, column_metadata, make_days
 from volatility_pipeline.domain.schemas import PREDICTIONS
 from volatility_pipeline.partitions import ONE_RUN, days
+from volatility_pipeline.resources.alerts import Alerts, raise_spikes
 from volatility_pipeline.resources.predictions import (
     Predictions,
     predictions_code,
     unserved,
 )
+
+SPIKES_SINCE = timedelta(hours=1)
+"""How far back spike alerts look: further than an episode lasts."""
 
 
 class PredictConfig(DayConfig):
@@ -40,6 +45,7 @@ def predictions(
     context: dg.AssetExecutionContext,
     config: PredictConfig,
     predictions: dg.ResourceParam[Predictions],
+    alerts: dg.ResourceParam[Alerts],
 ) -> dg.MaterializeResult[None]:
     """Calibrated probabilities of a day from each product's champion (`sql/60_predictions.sql`).
 
@@ -47,7 +53,7 @@ def predictions(
     champion has none. A promotion does not rewrite history: a day keeps its rows until its features
     or labels change, and then the model that made them; today's, and days asked for with `force`,
     get the present champion, or the named `model`. Performance counts the rows that are
-    `out_of_sample`.
+    `out_of_sample`. Where today's newest rows expect a spike, one alert an episode is raised.
     """
     make_days(
         context,
@@ -59,6 +65,11 @@ def predictions(
         lambda day: predictions.lake.record("predictions", day) or {},
         lambda _, record: {"predictions": _facts(predictions, record)},
     )
+    now = datetime.now(UTC)
+    today = predictions.lake.record("predictions", now.date())
+    if str(now.date()) in context.partition_keys and today is not None:
+        for product, rows in predictions.newest_answers(now - SPIKES_SINCE).items():
+            raise_spikes(alerts, product, rows, now=now, is_simulated=today["is_simulated"])
     return dg.MaterializeResult()
 
 

@@ -22,7 +22,7 @@ def check_days(
     bad_rows: Callable[[date], list[dict[str, Any]]],
 ) -> dg.AssetCheckResult:
     """Passes when no day of the run has a bad row; the first few become metadata."""
-    days = _days(context.run.tags, lake)
+    days = run_days(context.run.tags, lake)
     found = {day.isoformat(): rows for day in days if (rows := bad_rows(day))}
     first = [f"{day}: {row}" for day, rows in found.items() for row in rows[:SHOWN]][:SHOWN]
     return dg.AssetCheckResult(
@@ -39,7 +39,7 @@ def check_days(
     )
 
 
-def _days(tags: Mapping[str, str], lake: Lake) -> list[date]:
+def run_days(tags: Mapping[str, str], lake: Lake) -> list[date]:
     """The days of a run, by its tags; a run of the check alone looks at every day there is.
 
     A check is not partitioned itself: the UI would then count it as passed only once it had run

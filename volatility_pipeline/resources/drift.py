@@ -62,9 +62,14 @@ class DriftWatch:
     champions: Champions
 
     def newest_day(self, product: str, today: date) -> date | None:
-        """The newest day of a product that is over and has features."""
-        over = [day for day in self.lake.days("features") if day < today]
-        return next((day for day in reversed(over) if product in self._products(day)), None)
+        """The newest day of a product that is over and has ticks.
+
+        Features alone do not make a day: bars carried over midnight give the next one a few.
+        """
+        over = [day for day in self.lake.days("ticks") if day < today]
+        return next(
+            (day for day in reversed(over) if product in self.warehouse.products([day])), None
+        )
 
     def made_from(self, day: date, served: ServedModel) -> dict[str, Any]:
         """What decides a day's verdict: the day, its features, its predictions, the champion."""
@@ -213,12 +218,6 @@ class DriftWatch:
                 .to_pandas()
             )
         return found
-
-    def _products(self, day: date) -> list[str]:
-        with connect(self.warehouse.threads) as connection:
-            create_view(connection, TABLES["features"], [self.lake.file("features", day)])
-            found = connection.execute("select distinct product_id from features").fetchall()
-        return [row[0] for row in found]
 
     def _keep(
         self, product: str, day: date, served: ServedModel, verdict: Verdict

@@ -190,6 +190,18 @@ class Predictions:
         rows = [frame for frame in found if len(frame)]
         return pd.concat(rows).tail(count) if rows else pd.DataFrame()
 
+    def newest_answers(self, since: datetime) -> "dict[str, pd.DataFrame]":
+        """What was said from a time (UTC) on, by product, in time order."""
+        days = [day for day in self.lake.days(STAGE) if day >= since.date()]
+        with connect(self.warehouse.threads) as connection:
+            create_view(connection, PREDICTIONS, [self.lake.file(STAGE, day) for day in days])
+            found = connection.sql(
+                "select * from predictions where ts >= $since order by product_id, ts",
+                params={"since": since.replace(tzinfo=None)},
+            )
+            rows = found.to_arrow_table().to_pandas()
+        return dict(iter(rows.groupby("product_id")))
+
     def no_champion(self, product: str) -> str:
         """That a product has no champion, and why, for a person."""
         history = self.champions.history(product)
