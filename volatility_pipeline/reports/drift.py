@@ -61,9 +61,9 @@ NOT_JUDGED = 1e6
 COLOURS = {
     "insufficient": "#d9d9d9",
     "none": "#9ecae1",
-    "low": "#fdd49e",
-    "medium": "#fc8d59",
-    "high": "#b30000",
+    "low": "#fee0b6",
+    "medium": "#fdb863",
+    "high": "#ef6548",  # black text has to be read on it
 }
 _STATE_TITLES = {
     "holding": "Performance holds",
