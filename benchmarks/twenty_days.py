@@ -128,11 +128,12 @@ def live(root: Path, environment: dict[str, str], first: date) -> list[Moment]:
         """Adds what the ledger and the decisions have since the last look."""
         for entry in reversed(alerts.history()):
             alert = entry.alert
-            state = "over" if alert.is_recovery else alert.severity
-            if (key := f"{alert.key} {state} {alert.since}") not in told:
-                told.add(key)
-                what = "recovered" if alert.is_recovery else "alert"
-                moments.append(Moment(number, what, f"{alert.kind}, {state}: {alert.title}"))
+            states = {"alert": alert.severity, "recovered": "over" if alert.is_recovery else None}
+            for what, state in states.items():
+                key = f"{alert.key} {state} {alert.since}"
+                if state is not None and key not in told:
+                    told.add(key)
+                    moments.append(Moment(number, what, f"{alert.kind}, {state}: {alert.title}"))
         for decision in champions.history(PRODUCT):
             if (key := f"{decision.at} {decision.outcome}") not in told:
                 told.add(key)
@@ -226,7 +227,7 @@ def draw(moments: list[Moment], path: Path) -> None:
     rows = ("recovered", "decision", "alert", "verdict", "landed")
     colours = dict(zip(rows, ("#009e73", "#0072b2", "#b30000", "#e69f00", "#7f7f7f"), strict=True))
     with rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 3.6))
+        figure = Figure(figsize=(10.5, 3.6))
         axes = figure.subplots()
         axes.set_title(f"SIMULATED DATA · {PRODUCT} · Twenty days unattended")
         axes.axvspan(CHANGED[0] - 0.5, CHANGED[-1] + 0.5, color="#fbe9e7", linewidth=0)
@@ -240,11 +241,11 @@ def draw(moments: list[Moment], path: Path) -> None:
             )
             last = -9.0
             for moment in found if what not in ("landed",) else ():
-                text = moment.text.split(":")[0].replace(", performance insufficient", "")
-                lift = 9 if moment.day - last > 1.6 else -13
+                text = moment.text.split(":")[0].split(", performance")[0].split(", warning")[0]
+                lift = 9 if moment.day - last > 1.6 or what == "verdict" else -13
                 last = moment.day
                 axes.annotate(
-                    text,
+                    text.removeprefix("drift ") if what == "verdict" else text,
                     (moment.day, height),
                     xytext=(0, lift),
                     textcoords="offset points",
