@@ -9,8 +9,8 @@ import pandas as pd
 
 from volatility_pipeline.domain.controls import Control
 from volatility_pipeline.domain.evaluation import Estimate, Evaluation, evaluate
-from volatility_pipeline.domain.feature_analysis import Importance
 from volatility_pipeline.domain.fold_results import WalkForwardResult, judge_folds
+from volatility_pipeline.domain.importance import Importance
 from volatility_pipeline.domain.ladder import LADDER
 from volatility_pipeline.domain.models import Forecast
 from volatility_pipeline.domain.timeline import timeline

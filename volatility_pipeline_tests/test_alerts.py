@@ -33,6 +33,7 @@ from volatility_pipeline.resources.alerts import (
     Delivery,
     Log,
     Webhook,
+    end_spikes,
     raise_spikes,
     retry_after,
 )
@@ -665,6 +666,24 @@ async def consume(broker: str, topic: str, count: int) -> list[tuple[bytes, byte
         return [(message.key, message.value) for message in messages]
 
 
+@pytest.mark.parametrize("answer", [400, 413, 422])
+def test_alert_that_the_webhook_rejects_is_given_up_and_holds_up_no_other(
+    tmp_path: Path, clock: Clock, hooked: Hooked, answer: int
+) -> None:
+    alerts = Alerts(tmp_path, (Webhook(hooked.url),), clock=clock)
+    hooked.answer = answer
+    hooked.start()
+    alerts.raise_(failure())
+    (delivery,) = alerts.open()[0].deliveries
+    assert (delivery.state, delivery.attempts) == ("given_up", 1)
+    assert delivery.reason == f"it answered {answer}"
+    hooked.answer = 200
+    alerts.raise_(failure(partition="splits"))
+    (delivery,) = alerts.open()[0].deliveries
+    assert delivery.state == "sent"
+    assert len(hooked.got) == 2
+
+
 # Spikes
 
 
@@ -703,6 +722,14 @@ def test_older_rows_seen_after_newer_ones_change_nothing(
     for end in (105, 120, 300, 405, 450):
         assert raise_spikes(alerts, "BTC-USD", rows[:end], now=after(460)) == 0
     assert alerts.history() == before
+
+
+def test_spike_ends_though_no_row_comes_after_it(alerts: Alerts, recipient: Recipient) -> None:
+    raise_spikes(alerts, "BTC-USD", predicted(range(110), range(100, 110)), now=after(110))
+    assert end_spikes(alerts, now=after(109 + 60 + 600)) == 0  # a later row may still come
+    assert end_spikes(alerts, now=after(109 + 60 + 601)) == 1
+    assert [alert.recovered_at for alert in recipient.taken] == [None, after(109 + 60)]
+    assert end_spikes(alerts, now=after(7200)) == 0
 
 
 # The command
@@ -752,4 +779,4 @@ def test_every_blocking_check_is_in_the_runbook() -> None:
     specs = [spec for check in CHECKS for spec in check.check_specs if spec.blocking]
     assert specs
     for spec in specs:
-        assert f"| `{spec.name}` |" in text, spec.name
+        assert re.search(rf"^\| .*`{spec.name}`.* \|$", text, re.MULTILINE), spec.name

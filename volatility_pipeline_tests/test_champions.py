@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 import sqlite3
+import threading
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,8 @@ from volatility_pipeline.domain.promotion import Decision
 from volatility_pipeline.resources.champions import Champions, ServedModel
 from volatility_pipeline.resources.lake import Lake, read_json, write_json
 from volatility_pipeline.resources.tracking import Tracking, registered_name
+from volatility_pipeline.resources.training import Training
+from volatility_pipeline.resources.warehouse import Warehouse
 from volatility_pipeline_tests.command_line import Answer, volatility
 from volatility_pipeline_tests.split_frames import market_rows
 
@@ -108,10 +111,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         resamples=200,
     )
     write_json(lake.folder("evaluation", PRODUCT) / "evaluation.json", result.to_dict())
-    for stage, facts in {"models": {"models": models}, "evaluation": {"controls": []}}.items():
+    for stage, facts in {
+        "splits": {"bytes": lake.file("splits", PRODUCT).stat().st_size},
+        "models": {"models": models, "provenance": {"data_fingerprint": "splits"}},
+        "evaluation": {"controls": []},
+    }.items():
         record = {"rows": 1, "bytes": None, "sha256": stage, **facts}
         lake.write_record(stage, PRODUCT, record)
+    evaluated(lake)
     return root
+
+
+def evaluated(lake: Lake) -> None:
+    """Makes the evaluation one of the models and the walk-forward that are there."""
+    record = lake.record("evaluation", PRODUCT)
+    inputs = {stage: lake.content(stage, PRODUCT) for stage in ("models", "walk_forward")}
+    lake.write_record("evaluation", PRODUCT, record | {"made_from": {"inputs": inputs}})
 
 
 @pytest.fixture
@@ -154,11 +169,13 @@ def new_models(champions: Champions, *, later: timedelta = timedelta(0), **serve
             if stage == "models":
                 record["models"][rung]["stored"]["version"] = version
         lake.write_record(stage, PRODUCT, record)
+    evaluated(lake)
     if later:
-        path = lake.file("splits", PRODUCT)
+        path, splits = lake.file("splits", PRODUCT), lake.record("splits", PRODUCT)
         rows = pd.read_parquet(path)
         rows.loc[rows["role"] == "test", "ts"] += later
         rows.to_parquet(path)
+        lake.write_record("splits", PRODUCT, splits | {"bytes": path.stat().st_size})
 
 
 def edit_evaluation(champions: Champions, **facts: Any) -> None:
@@ -197,9 +214,13 @@ class TestDeciding:
         result = {"folds": [{}] * 5, "pooled": pooled}
         record = {"rows": 5, "bytes": None, "sha256": "folds", "result": result}
         champions.lake.write_record("walk_forward", PRODUCT, record)
+        evaluated(champions.lake)
         decision = decide(champions)
         assert decision.outcome == outcome
-        assert f"has lift 2.00 [{low:.2f}, 3.00] on 5 walk-forward folds" in decision.reason
+        assert (
+            f"has lift 2.00 [{low:.2f}, 3.00] on 5 walk-forward folds, some of whose rows are "
+            "those by which it was chosen" in decision.reason
+        )
 
     def test_first_champion_has_a_lift_interval_above_one_and_serves(self, champions):
         assert champions.find(PRODUCT) is None
@@ -242,7 +263,6 @@ class TestDeciding:
         first = decide(champions)
         assert champions.is_current(PRODUCT)
         assert not champions.is_current(PRODUCT, controls=[FAILING])
-        assert not champions.is_current(PRODUCT, drift="is in drift")
         assert decide(champions, now=now() + timedelta(days=1)) == first
         assert decisions(champions) == ["promoted"]
 
@@ -321,8 +341,54 @@ class TestDeciding:
             champions.load(champions.find(PRODUCT))
 
     def test_product_without_models_is_said(self, champions):
-        with pytest.raises(BadInputError, match="SOL-USD: no evaluated models"):
+        with pytest.raises(BadInputError, match="SOL-USD: no models"):
             champions.decide("SOL-USD", now=now())
+
+    @pytest.mark.parametrize(
+        ("stage", "said"),
+        [
+            ("splits", "the models were made from other splits"),
+            ("models", "the evaluation was made from other models"),
+            ("walk_forward", "the evaluation was made from other models or another walk-forward"),
+        ],
+    )
+    def test_stages_that_were_made_apart_are_not_decided_on(self, champions, stage, said):
+        record = champions.lake.record(stage, PRODUCT) or {"rows": 5, "bytes": None}
+        champions.lake.write_record(stage, PRODUCT, record | {"sha256": "another"})
+        with pytest.raises(BadInputError, match=f"BTC-USD: {said}"):
+            decide(champions)
+        assert decisions(champions) == []
+
+    def test_controls_that_were_not_judged_stop_nothing_and_are_named(self, champions):
+        decision = decide(champions, controls=[Control("noise", None, {}, "Not judged.")])
+        assert decision.outcome == "promoted"
+        assert decision.reason.endswith("Controls that could not be judged: noise.")
+        assert decision.numbers["controls_not_judged"] == ["noise"]
+
+    def test_change_by_hand_waits_for_the_decision_and_outlives_it(self, champions):
+        by_hand = threading.Thread(target=appoint, args=(champions, PERSISTENCE))
+
+        class Slow(Champions):
+            def _decide(self, *arguments: Any) -> Decision:
+                by_hand.start()
+                by_hand.join(timeout=1)  # as long as that it has to change something
+                return super()._decide(*arguments)
+
+        assert decide(Slow(champions.lake, champions.tracking)).outcome == "promoted"
+        by_hand.join()
+        assert decisions(champions) == ["promoted", "set by hand"]
+        assert champion_version(champions) == PERSISTENCE
+
+    def test_champion_that_the_registry_gets_meanwhile_is_decided_against(self, champions):
+        class Overtaken(Champions):
+            def _decide(self, *arguments: Any) -> Decision:
+                made = super()._decide(*arguments)
+                champions.tracking.move_alias(PRODUCT, "champion", BASE_RATE)
+                return made
+
+        decision = decide(Overtaken(champions.lake, champions.tracking))
+        assert (decision.outcome, decision.numbers["replaced"]) == ("promoted", BASE_RATE)
+        assert decisions(champions) == ["promoted"]
 
 
 class TestFinding:
@@ -335,6 +401,7 @@ class TestFinding:
         ("name", "said"),
         [
             ("99", "no version 99 is registered"),
+            ("9" * 20, "no version 99999999999999999999 is registered"),
             ("xgboost", "no xgboost is registered"),
             ("best", "best: no model; name a version's number or one of base_rate"),
         ],
@@ -439,6 +506,46 @@ class TestByHand:
         answer = volatility("champion", data=tmp_path)
         assert answer.code == 2
         assert "no models; `volatility train` makes them" in answer.errors
+
+
+class TestRegistryThatWasDeleted:
+    @pytest.fixture
+    def anew(self, champions: Champions) -> Champions:
+        """A champion was promoted, and what was decided on is of another registry than this."""
+        appoint(champions, PERSISTENCE)
+        decide(champions)
+        folder = champions.lake.folder("champion", PRODUCT)
+        archives = champions.tracking.archives(PRODUCT)
+        for path in (folder / "decisions.jsonl", champions.lake.file("champion", PRODUCT, ".json")):
+            text = path.read_text()
+            for version in (PERSISTENCE, HAR_AGAIN):
+                text = text.replace(archives[version], "another")
+            path.write_text(text)
+        champions.tracking.move_alias(PRODUCT, "champion", None)
+        return champions
+
+    def test_there_is_a_first_champion_again_without_a_week_s_wait(self, anew):
+        assert not anew.is_current(PRODUCT)
+        assert "version 4 was, but the registry has no champion any" in anew.describe(
+            PRODUCT, now()
+        )
+        decision = decide(anew)
+        assert (decision.outcome, decision.numbers["replaced"]) == ("promoted", None)
+        assert anew.is_current(PRODUCT)
+
+    def test_a_number_of_then_is_not_rolled_back_to_nor_its_measure_shown(self, anew):
+        with pytest.raises(BadInputError, match="no champion was there before"):
+            anew.roll_back(PRODUCT, reason="back", now=now())
+        anew.tracking.move_alias(PRODUCT, "champion", HAR_AGAIN)
+        assert "PR-AUC 0." not in command(anew).out.splitlines()[1]
+
+    def test_models_that_it_has_not_are_no_current_ones(self, champions):
+        training = Training(champions.lake, Warehouse(champions.lake), champions.tracking)
+        assert training.are_registered(PRODUCT)
+        champions.tracking.tag_version(PRODUCT, HAR_AGAIN, {"sha256": "another"})
+        assert not training.are_registered(PRODUCT)
+        (champions.lake.root / "mlflow" / "mlflow.db").unlink()
+        assert not training.are_registered(PRODUCT)
 
 
 class TestInterrupted:

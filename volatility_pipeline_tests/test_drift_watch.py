@@ -1,5 +1,6 @@
 """Finished days of a lake judged against their champion's, and what the sensor does about it."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -267,6 +268,76 @@ def test_sensor_killed_in_the_middle_of_a_tick_neither_loses_nor_repeats_an_aler
             assert request.job_name == "train"
     assert [alert.key for alert in channel.sent] == [("drift", PRODUCT, "")]
     assert len(alerts.history()) == 1
+
+
+@pytest.mark.parametrize(
+    ("facts", "clause"),
+    [
+        ({"severity": "none", "performance": "below_floor"}, "is below its performance floor on"),
+        ({"severity": "high", "performance": "holding"}, "is in drift on"),
+        ({"severity": "high", "performance": "holding", "action": "mend"}, None),
+    ],
+)
+def test_why_the_champion_is_in_drift_is_said_by_its_cause_and_faulty_data_are_none(
+    watch: DriftWatch, facts: dict[str, str], clause: str | None
+) -> None:
+    served = watch.champions.find(PRODUCT)
+    assert served is not None
+    verdict = {"day": str(LATER), "action": "retrain_now", **facts}
+    record = {"bytes": None, "verdict": verdict, "made_from": {"champion": served.version}}
+    watch.lake.write_record("drift", PRODUCT, record)
+    said = watch.in_drift(PRODUCT)
+    assert said is None if clause is None else str(said).startswith(f"{clause} {LATER}")
+    assert "severity none" not in str(said)
+
+
+def test_alerts_of_a_champion_end_once_it_is_removed(watch: DriftWatch, tmp_path: Path) -> None:
+    alerts = Alerts(tmp_path)
+    tell(alerts, PRODUCT, verdict_of("high", minute=0, performance="below_floor"))
+    assert len(alerts.open()) == 2
+    with dg.DagsterInstance.ephemeral() as instance:
+        tick(watch, alerts, instance)
+        assert len(alerts.open()) == 2
+        tick(watch_of(watch.lake.root, tmp_path / "empty"), alerts, instance)
+    assert alerts.open() == []
+    assert alerts.history()[0].alert.title == "There is no champion any more."
+
+
+def test_day_whose_features_are_not_made_yet_is_not_judged(watch: DriftWatch) -> None:
+    add_day(watch, LATER)
+    write_ticks(watch.lake, hour(AFTER, seed=3))
+    watch.lake.file("features", AFTER, ".json").unlink(missing_ok=True)
+    watch.lake.file("features", AFTER).unlink(missing_ok=True)
+    tomorrow = AFTER + timedelta(days=1)
+    assert watch.newest_day(PRODUCT, tomorrow) == LATER
+    assert watch.judge(PRODUCT, today=tomorrow)["verdict"]["day"] == str(LATER)
+
+
+def test_faulty_lines_count_for_the_product_that_they_name(watch: DriftWatch) -> None:
+    both = [*hour(LATER, seed=1), *walk(f"{LATER} 00:00:00", HOUR, product_id="ETH-USD")]
+    write_ticks(watch.lake, both)
+    named = '{"type":"ticker","product_id":"ETH-USD","price":"-1"}'
+    wrapped = json.dumps({"raw": named})
+    lines = [named.encode()] * 300 + [wrapped.encode()] * 100 + [b'"BTC-USDC"', b"\xff{"] * 50
+    faulty = pd.DataFrame(
+        {"segment": "a", "line": range(500), "item": 0, "reason": "bad_price", "raw": lines}
+    )
+    faulty.to_parquet(watch.lake.file("quarantine", LATER))
+    ticks = sum(one.product_id == "ETH-USD" for one in both)
+    assert watch._faulty_share("ETH-USD", LATER) == 400 / (400 + ticks)
+    assert watch._faulty_share(PRODUCT, LATER) == 0
+    write_ticks(watch.lake, hour(LATER, seed=1))  # of one product alone: all are its own
+    assert watch._faulty_share(PRODUCT, LATER) == 500 / (500 + len(hour(LATER, seed=1)))
+
+
+def test_performance_counts_no_row_that_the_champion_was_judged_by(watch: DriftWatch) -> None:
+    served = watch.champions.find(PRODUCT)
+    assert served is not None
+    add_day(watch, LATER)
+    Predictions(watch.lake, watch.warehouse, watch.champions).predict(LATER - timedelta(days=1))
+    performed = watch._performed(PRODUCT, LATER, served)
+    assert performed["ts"].min() > pd.Timestamp(served.seen_until)
+    assert len(performed)
 
 
 def test_rows_carried_over_midnight_do_not_make_a_day(watch: DriftWatch) -> None:

@@ -23,10 +23,12 @@ from volatility_pipeline.domain.reach import DATA_STAGES
 from volatility_pipeline.partitions import build_tags, is_covered, is_partition
 from volatility_pipeline.resources import warehouse as warehouse_module
 from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.resources.predictions import Predictions
 from volatility_pipeline.resources.segments import Segment
 from volatility_pipeline.resources.warehouse import Warehouse
 from volatility_pipeline.sensors.landed_files import landed_files_sensor
 from volatility_pipeline.settings import Settings
+from volatility_pipeline_tests.registered_models import appoint, register
 
 ROOT = Path(__file__).parents[1]
 D = date(2026, 3, 1)
@@ -62,7 +64,8 @@ class Sensing:
 
     def tick(self) -> list[dg.RunRequest]:
         """What one tick asks for; `said` is why it skipped."""
-        given = {"warehouse": (self.definitions.resources or {})["warehouse"]}
+        resources = self.definitions.resources or {}
+        given = {name: resources[name] for name in ("warehouse", "predictions")}
         with dg.build_sensor_context(
             self.instance, definitions=self.definitions, resources=given
         ) as context:
@@ -72,7 +75,9 @@ class Sensing:
 
     def run(self, request: dg.RunRequest) -> bool:
         """Runs a request in this process as the daemon would; whether it succeeded."""
-        job = self.definitions.resolve_job_def("build")
+        job = self.definitions.resolve_job_def(
+            "build" if request.job_name == "update" else request.job_name
+        )
         tags = {**request.tags, "dagster/run_key": str(request.run_key)}
         done = job.execute_in_process(instance=self.instance, tags=tags, raise_on_error=False)
         return done.success
@@ -183,6 +188,35 @@ def test_lost_partition_is_asked_for(sensing: Sensing) -> None:
     assert covered(sensing.tick()) == [("2026-03-01", "2026-03-02")]
     sensing.build()
     assert sensing.lake.file("bars", D).exists()
+
+
+def test_days_that_no_champion_answered_for_are_asked_for_once_a_champion(
+    sensing: Sensing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    land(sensing.lake, D, minutes=90)
+    sensing.build()  # which predicts nothing
+    assert sensing.tick() == []  # and without a champion nothing is missing
+    register(sensing.lake.root, "BTC-USD", ["persistence"], policy="training")
+    appoint(sensing.lake.root, "BTC-USD", "persistence")
+    (request,) = sensing.tick()
+    assert (request.job_name, covered([request])) == ("predict", [("2026-03-01", "2026-03-02")])
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Predictions, "predict", fail)
+        assert not sensing.run(request)
+    assert sensing.tick() == []
+    assert "(failure)" in str(sensing.said)
+    register(sensing.lake.root, "BTC-USD", ["ewma"], policy="training")
+    appoint(sensing.lake.root, "BTC-USD", "ewma")
+    (again,) = sensing.tick()
+    assert again.run_key != request.run_key
+    assert sensing.run(again)
+    assert sensing.lake.record("predictions", D)["rows"] > 0
+    assert sensing.tick() == []
+    assert sensing.said == NOTHING
 
 
 def test_stretches_apart_are_separate_requests(sensing: Sensing) -> None:

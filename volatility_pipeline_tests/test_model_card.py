@@ -144,7 +144,26 @@ def test_the_card_is_of_the_champion_else_of_the_challenger_and_says_which(evalu
 def test_numbers_of_another_version_than_the_champions_are_called_so(evaluation, context):
     older = replace(PROMOTED, outcome="refused", champion="3", champion_model="har_logistic")
     lead = lead_of(evaluation, context, older)
-    assert "It is the champion of BTC-USD. The numbers are those of version 4 of the same" in lead
+    assert "The numbers on test rows and folds are those of version 4 of the same rung" in lead
+
+
+def test_an_older_champion_is_described_by_its_own_facts_alone(evaluation, context):
+    decision = replace(PROMOTED, outcome="refused", champion="3", champion_model="xgboost")
+    own = {"source": "simulated", "days": "2026-02-01 to 2026-02-03", "seed": 7, "code": "ab12"}
+    own |= {"trained_from": "2026-02-01 00:05:00", "trained_until": "2026-02-02 09:00:00"}
+    now_recorded = replace(context, is_simulated=False, provenance={"source": "recorded"})
+    champion = model_card.Registered(0.123, own)
+    text = text_of(model_card.render(evaluation, now_recorded, decision, champion))
+    for fact in (
+        "SIMULATED DATA Model card: XGBoost (version 3) for BTC-USD",
+        "Alerts at a probability of 0.123 or more",
+        "on rows from 2026-02-01 00:05:00 to 2026-02-02 09:00:00 UTC",
+        "A simulated market, 2026-02-01 to 2026-02-03.",
+        "Chosen by its search see its run in MLflow",
+        "On the test rows version 8 missed",
+    ):
+        assert fact in text
+    assert "volume_velocity_30s." not in text  # which the newest fit does without
 
 
 def test_a_card_without_walk_forward_controls_or_spikes_has_no_empty_number(context):

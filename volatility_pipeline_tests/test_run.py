@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import sqlite3
-from datetime import UTC, date, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -17,6 +18,8 @@ import pytest
 
 from volatility_pipeline.assets.evaluation import CONTROLS
 from volatility_pipeline.cli.orchestrator import orchestrator
+from volatility_pipeline.definitions import resources
+from volatility_pipeline.domain.alerts import Alert
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS
 from volatility_pipeline.domain.models import probabilities, scores
@@ -26,8 +29,11 @@ from volatility_pipeline.resources.alerts import Alerts
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.landing import land_simulation
 from volatility_pipeline.resources.tracking import StoredModel, Tracking
+from volatility_pipeline.resources.training import Training
+from volatility_pipeline.resources.warehouse import Warehouse
 from volatility_pipeline.settings import Settings
 from volatility_pipeline_tests.command_line import Answer, volatility
+from volatility_pipeline_tests.tick_lake import built_lake, walk
 
 HOURS = 8
 WEIGHTING = "model__scale_pos_weight"
@@ -160,6 +166,70 @@ def test_run_again_trains_nothing(ran: tuple[Path, Answer]) -> None:
     assert (root / "models" / "product=BTC-USD.json").read_bytes() == before
 
 
+def test_once_the_noise_control_is_switched_on_the_evaluation_is_stale(
+    ran: tuple[Path, Answer],
+) -> None:
+    evaluations = resources(Settings(volatility_data=ran[0]))["evaluations"]
+    assert evaluations.is_current("BTC-USD", "trailing")
+    judging = replace(evaluations, audit=replace(evaluations.audit, noise_markets=10))
+    assert not judging.is_current("BTC-USD", "trailing")
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "said"),
+    [
+        ("splits", {"sha256": "another"}, "the models were made from other splits"),
+        ("walk_forward", {"made_from": {"inputs": {}, "policy": ""}}, "the walk-forward was made"),
+        ("models", {"sha256": "another"}, "the evaluation was made from other models"),
+    ],
+)
+def test_stages_that_were_made_apart_are_neither_evaluated_nor_introduced(
+    ran: tuple[Path, Answer],
+    tmp_path: Path,
+    stage: str,
+    change: dict[str, object],
+    said: str,
+) -> None:
+    made = shutil.ignore_patterns("mlflow", "dagster", "raw", "ticks", "bars", "predictions")
+    lake = Lake(shutil.copytree(ran[0], tmp_path / "lake", ignore=made))
+    evaluations = resources(Settings(volatility_data=lake.root))["evaluations"]
+    (decision,) = resources(Settings(volatility_data=ran[0]))["champions"].history("BTC-USD")
+    record = lake.record(stage, "BTC-USD")
+    lake.write_record(stage, "BTC-USD", {**record, **change})
+    before = read_tree(lake.root)
+    with pytest.raises(BadInputError, match=f"BTC-USD: {said}"):
+        evaluations.introduce("BTC-USD", decision, lambda _: None)
+    if stage != "models":  # of which the evaluation is made anew
+        with pytest.raises(BadInputError, match=f"BTC-USD: {said}"):
+            evaluations.evaluate("BTC-USD")
+    assert read_tree(lake.root) == before
+
+
+def read_tree(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_late_ticks_of_one_product_leave_the_other_s_model_stages_current(tmp_path: Path) -> None:
+    own, other = "BTC-USD", "ETH-USD"
+    ticks = walk("2026-04-04 00:00:00", 3600, seed=1)
+    lake = built_lake(tmp_path, ticks)
+    training = Training(lake, Warehouse(lake), tracking(tmp_path))
+
+    def made_from(product: str) -> list[object]:
+        return [
+            training.made_from(stage, product, "trailing") for stage in ("splits", "walk_forward")
+        ]
+
+    before, content = made_from(own), lake.content("features", date(2026, 4, 4))
+    late = walk("2026-04-04 00:00:00", 1800, seed=2, product_id=other)
+    built_lake(tmp_path, [*ticks, *late])
+    assert lake.content("features", date(2026, 4, 4)) != content
+    assert made_from(own) == before
+    assert made_from(other)[0] != before[0]
+    built_lake(tmp_path, [*walk("2026-04-04 00:00:00", 3601, seed=1), *late])
+    assert made_from(own)[0] != before[0]
+
+
 def test_splits_are_in_order_apart_and_in_the_feature_store(ran: tuple[Path, Answer]) -> None:
     sql = (
         "select role, count(*) as rows, epoch(min(ts))::bigint as first, "
@@ -249,6 +319,9 @@ def retrained(
     request = retraining("BTC-USD", policy="trailing", reason="the weekly schedule")
     with orchestrator(Settings(volatility_data=root)) as running:
         running.instance.add_dynamic_partitions("product", ["BTC-USD"])
+        yesterday = datetime.now(UTC) - timedelta(days=1)
+        failed = Alert("retraining", "BTC-USD", "", title="Of a run that failed.", since=yesterday)
+        running.resources["alerts"].raise_(failed)
         result = running.definitions.resolve_job_def(request.job_name).execute_in_process(
             instance=running.instance,
             partition_key=request.partition_key,
@@ -270,9 +343,13 @@ def test_scheduled_training_goes_through_the_gate_and_leaves_its_reason_everywhe
     runs = client.search_runs([client.get_experiment_by_name("volatility").experiment_id])
     (parent,) = [run for run in runs if "model" not in run.data.tags]
     assert parent.data.tags["reason"] == "the weekly schedule"
-    (entry,) = Alerts(root).history()
-    assert entry.alert.key == ("retraining", "BTC-USD", "")
-    assert entry.alert.is_recovery
+    entries = Alerts(root).history()
+    assert [entry.alert.key for entry in entries] == 2 * [("retraining", "BTC-USD", "")]
+    assert all(entry.alert.is_recovery for entry in entries)
+    assert {entry.alert.title for entry in entries} == {
+        "Of a run that failed.",
+        "Models are trained anew: the weekly schedule.",
+    }
     with sqlite3.connect(root / "alerts" / "alerts.sqlite") as ledger:
         (body,) = ledger.execute("select body from messages order by number desc").fetchone()
     expected = "Models were trained anew (the weekly schedule): refused. The data is insufficient"

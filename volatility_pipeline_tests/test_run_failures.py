@@ -15,11 +15,12 @@ from dagster._core.test_utils import create_run_for_test
 
 from volatility_pipeline.definitions import build_defs, resources
 from volatility_pipeline.domain.alerts import Alert
+from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.partitions import build_tags
 from volatility_pipeline.resources.alerts import Alerts
 from volatility_pipeline.resources.ingest import Ingest
 from volatility_pipeline.resources.lake import Lake
-from volatility_pipeline.sensors.run_failures import run_failures_sensor
+from volatility_pipeline.sensors.run_failures import BY_COMMAND, run_failures_sensor
 from volatility_pipeline.settings import Settings
 from volatility_pipeline_tests.test_landed_files_sensor import land
 
@@ -178,6 +179,23 @@ def test_failed_run_is_one_alert_that_says_what_where_why_and_links_to_it(sensin
     assert record is not None
     assert entry.alert.since.timestamp() == pytest.approx(record.end_time, abs=1e-5)
     assert sensing.alerts.deliver() == 0
+
+
+def test_bad_input_of_a_command_is_no_alert_and_that_of_a_sensor_s_run_is(
+    sensing: Sensing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: str) -> None:
+        raise BadInputError("too little data") from OSError("why")
+
+    with monkeypatch.context() as patched:
+        patched.setitem(globals(), "work", refuse)
+        sensing.run("build", D1, D2, **BY_COMMAND)
+        assert sensing.tick() == []
+        sensing.run("build", D1, D2)
+        assert sensing.tick() == [("run_failed", "", f"bars {D1} to {D2}", False)]
+    BROKEN.add("bars")
+    sensing.run("build", D3, D3, **BY_COMMAND)
+    assert sensing.tick() == [("run_failed", "", f"bars {D3}", False)]
 
 
 def test_it_is_over_once_the_step_succeeded_for_all_its_days_whatever_the_job(

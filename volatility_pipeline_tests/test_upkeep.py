@@ -1,6 +1,8 @@
 """What ages: champions, the feed and the pipeline itself raise one alert each, and recover."""
 
-from datetime import UTC, datetime, timedelta
+import shutil
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -8,10 +10,12 @@ import pytest
 
 from volatility_pipeline import timing
 from volatility_pipeline.checks.ticks import ticks_are_recent
+from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.jobs import REASON, TRAIN
 from volatility_pipeline.resources.alerts import Alerts
 from volatility_pipeline.resources.champions import Champions
 from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.resources.tracking import Tracking
 from volatility_pipeline.resources.warehouse import Warehouse
 from volatility_pipeline.schedules import retrain_daily, retrain_weekly
 from volatility_pipeline.sensors.upkeep import upkeep_sensor
@@ -85,10 +89,15 @@ def test_pipeline_that_does_not_run_is_told_and_ends_with_a_run(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alerts = Alerts(tmp_path)
-    job = dg.GraphDefinition(name="job").to_job()
+    job, other = (dg.GraphDefinition(name=name).to_job() for name in ("update", "watch"))
     with dg.DagsterInstance.ephemeral() as instance:
         look(root, alerts, instance)
         assert ("no_run", "") not in kinds(alerts)  # nothing ever ran: nothing has stopped
+        assert other.execute_in_process(instance=instance).success
+        with monkeypatch.context() as patched:
+            patched.setattr(timing, "RUN_AGE", timedelta(seconds=-60))
+            look(root, alerts, instance)
+        assert ("no_run", "") not in kinds(alerts)  # it makes nothing that is missed
         assert job.execute_in_process(instance=instance).success
         with monkeypatch.context() as patched:
             patched.setattr(timing, "RUN_AGE", timedelta(seconds=-60))
@@ -98,21 +107,60 @@ def test_pipeline_that_does_not_run_is_told_and_ends_with_a_run(
         assert ("no_run", "") not in kinds(alerts)
 
 
+def test_broken_registry_silences_nothing_else(root: Path, tmp_path: Path) -> None:
+    registry = tmp_path / "garbage.db"
+    registry.write_text("no database " * 500)
+    broken = Champions(Lake(root), Tracking(f"sqlite:///{registry}", str(tmp_path)))
+    with pytest.raises(BadInputError, match="MLflow does not do what is asked"):
+        broken.find(PRODUCT)
+    alerts = Alerts(tmp_path)
+    resources = {"alerts": alerts, "champions": broken, "warehouse": Warehouse(Lake(root))}
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance, resources=resources)
+        upkeep_sensor(context)
+    assert kinds(alerts) == [("stale_feed", PRODUCT)]
+    assert context.cursor is not None  # old runs were deleted
+
+
+def test_newest_tick_is_found_however_long_ago_it_was(root: Path) -> None:
+    assert Warehouse(Lake(root)).newest_tick("DOGE-USD") is None
+    later = [datetime(2026, 4, day, 12) for day in (6, 7, 8)]  # noqa: DTZ001
+    for at in later:
+        write_ticks(Lake(root), [tick(at, product_id="SOL-USD")])
+    try:
+        newest = Warehouse(Lake(root)).newest_tick(PRODUCT)
+    finally:
+        for at in later:
+            for path in root.joinpath("ticks").glob(f"date={at.date()}*"):
+                path.unlink()
+    assert newest is not None
+    assert newest.date() == date(2026, 4, 4)
+
+
 @pytest.mark.parametrize(
     ("schedule", "reason"),
     [(retrain_weekly, "the weekly schedule"), (retrain_daily, "the daily schedule")],
 )
-def test_schedules_train_what_was_trained_before_under_its_policy_and_say_why(
-    root: Path, schedule: dg.ScheduleDefinition, reason: str
+def test_schedules_train_what_was_trained_before_under_its_champion_s_policy_and_say_why(
+    root: Path, tmp_path: Path, schedule: dg.ScheduleDefinition, reason: str
 ) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        context = dg.build_schedule_context(instance=instance, resources={"lake": Lake(root)})
-        (request,) = schedule(context)
-    assert schedule.job_name == TRAIN.name
-    assert request.partition_key == PRODUCT
-    assert request.tags[REASON] == reason
-    config = {"splits": {"config": {"threshold_policy": "training"}}}
-    assert request.run_config == {"ops": config}
+    lake = Lake(shutil.copytree(root / "splits", tmp_path / "splits").parent)
+    tried = {**(lake.record("splits", PRODUCT) or {}), "policy": "trailing"}
+    lake.write_record("splits", PRODUCT, tried)  # by hand, since then
+    without = champions(tmp_path)
+    for registry, policy in (
+        (replace(champions(root), lake=lake), "training"),
+        (without, "trailing"),
+    ):
+        with dg.DagsterInstance.ephemeral() as instance:
+            resources = {"champions": registry}
+            context = dg.build_schedule_context(instance=instance, resources=resources)
+            (request,) = schedule(context)
+        assert schedule.job_name == TRAIN.name
+        assert request.partition_key == PRODUCT
+        assert request.tags[REASON] == reason
+        config = {"splits": {"config": {"threshold_policy": policy}}}
+        assert request.run_config == {"ops": config}
 
 
 def test_nothing_starts_by_itself_unless_it_is_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:

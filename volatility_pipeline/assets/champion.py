@@ -42,15 +42,14 @@ def champion(
         controls=[Control(**control) for control in evaluation.get("controls", ())],
         drift=drift_watch.in_drift(product),
     )
-    reason = context.run.tags.get(REASON)
-    if reason is not None:
-        title = f"Models were trained anew ({reason}): {decision.outcome}. {decision.reason}"
-        link = alerts.run_link(context.run.run_id)
-        alerts.recover("retraining", product, "", at=datetime.now(UTC), title=title, link=link)
+    reason = context.run.tags.get(REASON, "by hand")
+    title = f"Models were trained anew ({reason}): {decision.outcome}. {decision.reason}"
+    link = alerts.run_link(context.run.run_id)
+    alerts.recover("retraining", product, "", at=datetime.now(UTC), title=title, link=link)
     evaluations.introduce(product, decision, champions.find)
     return dg.MaterializeResult(
         metadata={
-            "trained_because": reason or "by hand",
+            "trained_because": reason,
             "outcome": decision.outcome,
             "reason": decision.reason,
             "champion": champions.describe(product, now),

@@ -38,6 +38,8 @@ def models(
     frame = training.frame(product)
     reason = context.run.tags.get(REASON)
     if reason is not None:
+        unfinished = "The training before did not come to its end."
+        alerts.recover("retraining", product, "", at=datetime.now(UTC), title=unfinished)
         alerts.raise_(
             Alert(
                 "retraining",

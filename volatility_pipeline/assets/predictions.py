@@ -9,7 +9,7 @@ from pydantic import Field
 from volatility_pipeline.assets.days import OWNERS, DayConfig, column_metadata, make_days
 from volatility_pipeline.domain.schemas import PREDICTIONS
 from volatility_pipeline.partitions import ONE_RUN, days
-from volatility_pipeline.resources.alerts import Alerts, raise_spikes
+from volatility_pipeline.resources.alerts import Alerts, end_spikes, raise_spikes
 from volatility_pipeline.resources.predictions import (
     Predictions,
     predictions_code,
@@ -70,6 +70,7 @@ def predictions(
     if str(now.date()) in context.partition_keys and today is not None:
         for product, rows in predictions.newest_answers(now - SPIKES_SINCE).items():
             raise_spikes(alerts, product, rows, now=now, is_simulated=today["is_simulated"])
+    end_spikes(alerts, now=now)
     return dg.MaterializeResult()
 
 

@@ -7,7 +7,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from volatility_pipeline.cli.console import ERRORS, OUT, DataOption, load_settings
+from volatility_pipeline.cli.console import ERRORS, OUT, DataOption, load_settings, quiet_dagster
 from volatility_pipeline.cli.models import ProductsOption
 from volatility_pipeline.domain.errors import BadInputError, RefusedError
 
@@ -54,6 +54,7 @@ def audit(
             f"--noise-hours {noise_hours:g}: give {LEAST_NOISE_HOURS:g} to 240; shorter markets "
             "hold too few spikes to be judged by."
         )
+    quiet_dagster()
     from volatility_pipeline.definitions import resources
 
     made = resources(settings)

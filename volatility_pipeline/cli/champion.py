@@ -1,19 +1,23 @@
 """The command that shows a product's champion, and changes it by hand."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from volatility_pipeline.cli.console import ERRORS, OUT, DataOption, load_settings
+from volatility_pipeline.cli.console import (
+    ERRORS,
+    OUT,
+    DataOption,
+    load_settings,
+    quiet_dagster,
+)
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.resources.lake import Lake
 
 if TYPE_CHECKING:
-    from volatility_pipeline.domain.promotion import Decision
-    from volatility_pipeline.resources.champions import ServedModel
+    from volatility_pipeline.resources.champions import Champions
 
 SHOWN_DECISIONS = 5
 
@@ -52,6 +56,7 @@ def champion(
         raise BadInputError("--reason is for a change; give --set, --rollback or --remove with it.")
     if any(changes) and product is None:
         raise BadInputError("Name the product to change, like BTC-USD.")
+    quiet_dagster()
     from volatility_pipeline.definitions import resources
 
     made = resources(settings)
@@ -67,11 +72,14 @@ def champion(
             else:
                 decision = champions.remove(name, reason=reason, now=now)
             if evaluations.report(name).exists():
-                evaluations.introduce(name, decision, champions.find)
+                try:
+                    evaluations.introduce(name, decision, champions.find)
+                except BadInputError as error:  # the change is made all the same
+                    ERRORS.print(f"The model card stays as it was: {error}", soft_wrap=True)
         for name in chosen:
             text = champions.describe(name, now)
             OUT.print(f"[bold]{escape(name)}[/]: {escape(text)}", soft_wrap=True, highlight=False)
-            _show(champions.history(name), champions.find(name))
+            _show(champions, name)
 
 
 def _chosen(lake: Lake, product: str | None) -> list[str]:
@@ -86,11 +94,12 @@ def _chosen(lake: Lake, product: str | None) -> list[str]:
     return [product]
 
 
-def _show(history: "Sequence[Decision]", served: "ServedModel | None") -> None:
+def _show(champions: "Champions", product: str) -> None:
     """Prints what was measured of the champion, and the last decisions, the newest first."""
     from volatility_pipeline.domain.promotion import last_measured, show
 
-    measured = last_measured(history, served.version) if served else None
+    history, served = champions.history(product), champions.find(product)
+    measured = last_measured(champions.standing(product), served.version) if served else None
     lines = [
         f"{decision.at}  [bold]{decision.outcome}[/]: {escape(decision.reason)}"
         for decision in history[: -SHOWN_DECISIONS - 1 : -1]

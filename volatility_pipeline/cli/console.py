@@ -1,6 +1,7 @@
 """What all commands share: the data root's option, the consoles, the settings."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -40,3 +41,13 @@ def load_settings(data: Path | None) -> Settings:
     if settings.data.exists() and not settings.data.is_dir():
         raise BadInputError(f"{settings.data}: a file, not a folder; name a data root with --data.")
     return settings
+
+
+def quiet_dagster() -> None:
+    """Lets Dagster's features that are still in beta be used without a word: that is known.
+
+    To be called before `definitions` is imported.
+    """
+    import dagster as dg
+
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from volatility_pipeline.cli.console import ERRORS
+from volatility_pipeline.cli.console import ERRORS, quiet_dagster
 from volatility_pipeline.domain.errors import RefusedError
 from volatility_pipeline.domain.reach import ranges
 from volatility_pipeline.settings import Settings
@@ -95,8 +94,7 @@ class Orchestrator:
         if record is None or not self.evaluations.is_current(product, policy):
             return False
         controls = [Control(**control) for control in record["controls"]]
-        drift = self.resources["drift_watch"].in_drift(product)
-        return self.champions.is_current(product, controls=controls, drift=drift)
+        return self.champions.is_current(product, controls=controls)
 
     def train(self, product: str, policy: "Policy") -> None:
         """Materializes the model stages of one product."""
@@ -121,11 +119,19 @@ class Orchestrator:
             ops = {"predictions": {"config": config}}
             self._run("predict", f"Predicting {first} to {last}", ops, tags=tags)
 
-    def _run(self, job: str, title: str, ops: Mapping[str, Any], **arguments: Any) -> None:
+    def _run(
+        self,
+        job: str,
+        title: str,
+        ops: Mapping[str, Any],
+        *,
+        tags: Mapping[str, str] | None = None,
+        partition_key: str | None = None,
+    ) -> None:
         """Runs a job, and tells the alerts what became of it, as the daemon's sensor would."""
         from dagster._core.errors import DagsterAssetCheckFailedError
 
-        from volatility_pipeline.sensors.run_failures import tell
+        from volatility_pipeline.sensors.run_failures import BY_COMMAND, tell
 
         run_id = str(uuid4())
         with ERRORS.status(title) as status:
@@ -135,7 +141,8 @@ class Orchestrator:
                     instance=self.instance,
                     run_id=run_id,
                     run_config={"ops": ops, "loggers": {"console": {}}},
-                    **arguments,
+                    tags={**(tags or {}), **BY_COMMAND},
+                    partition_key=partition_key,
                 )
             except DagsterAssetCheckFailedError as error:
                 names = str(error).splitlines()[-1].strip()
@@ -167,8 +174,7 @@ def orchestrator(settings: Settings) -> Iterator[Orchestrator]:
     os.environ["VOLATILITY_DATA"] = str(settings.data)
     import dagster as dg
 
-    # Features of Dagster that are still in beta are used knowingly.
-    warnings.filterwarnings("ignore", category=dg.BetaWarning)
+    quiet_dagster()
     from volatility_pipeline.definitions import build_defs, resources
 
     home = instance_home(settings)

@@ -59,7 +59,9 @@ KINDS: Mapping[str, Kind] = {
     ),
     "drift": Kind("New data differ from what the model was trained on.", "warning", "data-drifted"),
     "performance": Kind(
-        "The champion does worse than it did.", "warning", "the-champion-does-worse"
+        "The champion ranks worse than persistence or than chance.",
+        "warning",
+        "the-champion-does-worse",
     ),
     "stale_champion": Kind(
         "The champion is older than models may be.", "warning", "the-champion-is-stale"
@@ -255,15 +257,15 @@ def spike_alerts(
     episodes = find_episodes(ts, rows["is_alert"].to_numpy(bool))
     for first, last in zip(episodes.start, episodes.end, strict=True):
         start, end = _time(first), _time(last)
-        is_known = told is not None and start <= _until(told)
+        is_known = told is not None and start <= spike_end(told)
         if is_known and told is not None:
-            if told.is_recovery and end <= _until(told):
+            if told.is_recovery and end <= spike_end(told):
                 continue
             start, end = told.since, max(end, told.noticed_at)
         elif abs(now - end) > FRESH:
             continue
         elif told is not None and not told.is_recovery:
-            events.append(recovery(told, _until(told)))
+            events.append(recovery(told, spike_end(told)))
         row = rows[(ts >= first) & (ts <= last) & rows["is_alert"].to_numpy(bool)].iloc[-1]
         told = Alert(
             kind="spike",
@@ -285,13 +287,13 @@ def spike_alerts(
         )
         events.append(told)
     known_to = max([now - FRESH, *([_time(ts[-1])] if len(ts) else [])])
-    if told is not None and not told.is_recovery and known_to > _until(told):
-        events.append(recovery(told, _until(told)))
+    if told is not None and not told.is_recovery and known_to > spike_end(told):
+        events.append(recovery(told, spike_end(told)))
     return events
 
 
-def _until(told: Alert) -> datetime:
-    """Up to when an alert row belongs to an episode that was told."""
+def spike_end(told: Alert) -> datetime:
+    """Return up to when an alert row belongs to a spike alert that was told."""
     return told.recovered_at or told.noticed_at + HOLD.item()
 
 

@@ -24,14 +24,14 @@ from volatility_pipeline.domain.evaluation import (
     plain,
     role_summary,
 )
+from volatility_pipeline.domain.realized import average_precision, measure
 from volatility_pipeline.domain.splits import Policy
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
 
 State = Literal["holding", "below_floor", "insufficient"]
-Action = Literal["none", "watch", "retrain", "retrain_now", "insufficient"]
+Action = Literal["none", "watch", "retrain", "retrain_now", "mend", "insufficient"]
 
 STATES: tuple[State, ...] = ("holding", "insufficient", "below_floor")
 ACTIONS: Mapping[Action, str] = {
@@ -39,6 +39,7 @@ ACTIONS: Mapping[Action, str] = {
     "watch": "Watch",
     "retrain": "Retrain with recent data",
     "retrain_now": "Retrain at once and find the cause",
+    "mend": "Mend the data first, and judge again",
     "insufficient": "Not judged",
 }
 """What is to be done, as a person reads it."""
@@ -47,7 +48,7 @@ PERFORMANCE_DAYS = 7
 """One day holds a handful of spike episodes: its average precision is mostly chance."""
 
 STRIDE_SECONDS = 10
-"""Every tenth second is measured: the rows between share nine tenths of their minute or more."""
+"""Intervals take every tenth second: rows between share nine tenths of their minute or more."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class DayPerformance:
         rows: Predictions whose label is known.
         spikes: Those that came true.
         base_rate: Their share.
-        average_precision: PR-AUC; None with fewer than 20 separate spikes or 10 episodes.
+        average_precision: PR-AUC; None with fewer than 20 separate spikes or 10 episodes, as is
+            all that follows.
         lift: PR-AUC over base rate.
         persistence: PR-AUC of the last minute's volatility over the threshold, on the same rows.
         brier: Mean squared error of the probabilities.
@@ -69,7 +71,7 @@ class DayPerformance:
     day: str
     rows: int
     spikes: int
-    base_rate: float
+    base_rate: float | None
     average_precision: float | None
     lift: float | None
     persistence: float | None
@@ -135,8 +137,15 @@ class Verdict:
         return facts
 
 
-def action(severity: Severity | None, performance: State) -> Action:
-    """The decision matrix: what is to be done about drift of this severity (None: not judged)."""
+def action(
+    severity: Severity | None, performance: State, *, is_data_at_fault: bool = False
+) -> Action:
+    """The decision matrix: what is to be done about drift of this severity (None: not judged).
+
+    Where the data are at fault, nothing is to be learnt from them: that comes before all else.
+    """
+    if is_data_at_fault:
+        return "mend"
     if performance == "below_floor" or severity == "high":
         return "retrain_now"
     if severity is None:
@@ -150,6 +159,10 @@ def decide(product: str, drift: Drift, performance: Performance) -> Verdict:
     """Return the verdict on a product's day: the matrix, with its reasons and numbers."""
     own = next((each for each in performance.days if each.day == drift.day), None)
     is_low = performance.state == "below_floor"
+    is_data_at_fault = any(
+        finding.subject == "quality" and finding.severity in ("medium", "high")
+        for finding in drift.findings
+    )
     found = [finding.sentence for finding in drift.findings if finding.severity != "none"]
     quiet = () if found or drift.insufficient else ("No drift beyond that of the reference days.",)
     drifted = (f"Drift is not judged: {drift.insufficient}.",) if drift.insufficient else ()
@@ -160,7 +173,7 @@ def decide(product: str, drift: Drift, performance: Performance) -> Verdict:
         day=drift.day,
         severity=drift.severity,
         performance=performance.state,
-        action=action(drift.severity, performance.state),
+        action=action(drift.severity, performance.state, is_data_at_fault=is_data_at_fault),
         reasons=(performance.reason, *about_drift)
         if is_low
         else (*about_drift, performance.reason),
@@ -193,13 +206,13 @@ def performance(
         resamples: How many to draw.
     """
     known = rows[rows["out_of_sample"].astype(bool) & rows["is_spike"].notna()]
-    known = known[known["ts"].dt.second % STRIDE_SECONDS == 0]
     day = known["ts"].dt.floor("D")
-    last = np.sort(day.unique())[-PERFORMANCE_DAYS:]
-    known = known[day.isin(last)].assign(role="test").reset_index(drop=True)
+    known = known[day.isin(np.sort(day.unique())[-PERFORMANCE_DAYS:])]
     days = tuple(
         _day(f"{date:%Y-%m-%d}", part) for date, part in known.groupby(known["ts"].dt.date)
     )
+    known = known[known["ts"].dt.second % STRIDE_SECONDS == 0]
+    known = known.assign(role="test").reset_index(drop=True)
     if not len(known):
         return Performance("insufficient", "No out-of-sample prediction has its label yet.", days)
 
@@ -232,27 +245,22 @@ def performance(
 
 
 def _day(day: str, rows: pd.DataFrame) -> DayPerformance:
+    found = measure(rows)
+    if found.average_precision is None or found.base_rate is None:
+        unknown = (None,) * 5
+        return DayPerformance(day, found.rows, found.spikes, found.base_rate, *unknown)
     target = rows["is_spike"].to_numpy(dtype=bool)
-    probability = rows["probability"].to_numpy(dtype=float)
-    persistence = rows["persistence"].to_numpy(dtype=float)
-    base_rate = float(target.mean())
-    is_enough = not claims.shortages([role_summary(rows, "test")])
-    precision = _average_precision(probability, target) if is_enough else None
     return DayPerformance(
         day=day,
-        rows=len(rows),
-        spikes=int(target.sum()),
-        base_rate=base_rate,
-        average_precision=precision,
-        lift=precision / base_rate if precision is not None else None,
-        persistence=_average_precision(persistence, target) if is_enough else None,
-        brier=metrics.brier(target, probability),
-        brier_skill=metrics.brier_skill(target, probability),
+        rows=found.rows,
+        spikes=found.spikes,
+        base_rate=found.base_rate,
+        average_precision=found.average_precision,
+        lift=found.average_precision / found.base_rate,
+        persistence=average_precision(rows["persistence"].to_numpy(dtype=float), target),
+        brier=found.brier,
+        brier_skill=metrics.brier_skill(target, rows["probability"].to_numpy(dtype=float)),
     )
-
-
-def _average_precision(score: NDArray[np.float64], target: NDArray[np.bool_]) -> float:
-    return Ranking(score, target).average_precision(np.ones(len(target), dtype=np.int64))
 
 
 def _judged(

@@ -78,9 +78,10 @@ class Facts:
         insufficient: Why the data can carry no claim; empty where it can.
         suspicious: What of the evaluation is too good to be true; empty where nothing is.
         failed_controls: Sentences of the controls that fail.
+        unjudged_controls: Names of the controls that could not be judged; they stop nothing.
         fault: Why one of the models cannot be loaded; None where both can.
-        latency_ms: How long the challenger takes for one row, milliseconds; None where it is not
-            to be loaded.
+        latency_ms: How long the challenger takes for one row, median milliseconds; None where it
+            is not to be loaded.
         base_rate: Share of spikes among the challenger's test rows; None without rows.
         average_precision: The challenger's on them; None without a spike.
         lift: Likewise, over the base rate; None where none is shown. Where the test is too short
@@ -101,6 +102,7 @@ class Facts:
     insufficient: tuple[str, ...] = ()
     suspicious: tuple[str, ...] = ()
     failed_controls: tuple[str, ...] = ()
+    unjudged_controls: tuple[str, ...] = ()
     fault: str | None = None
     latency_ms: float | None = None
     base_rate: float | None = None
@@ -170,6 +172,8 @@ class Decision:
         champion_model: Its rung.
         numbers: What it was decided by, as plain JSON. Where there was a test, `tested_until` is
             the time of its newest row, and `challenger` and `champion` are average precisions.
+        archives: SHA-256 of the models it names, by version: a number alone names another model
+            once the registry was made anew.
     """
 
     product: str
@@ -181,6 +185,7 @@ class Decision:
     champion: str | None
     champion_model: str | None
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    archives: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -358,8 +363,8 @@ def _obstacle(facts: Facts) -> str | None:
         return facts.fault
     if facts.latency_ms is not None and facts.latency_ms > LATENCY_BUDGET_MS:
         return (
-            f"{challenger.title} takes {facts.latency_ms:.1f} ms for a row; "
-            f"{LATENCY_BUDGET_MS:g} ms are allowed."
+            f"{challenger.title} takes {facts.latency_ms:.1f} ms for a row, the median of some "
+            f"calls; {LATENCY_BUDGET_MS:g} ms are allowed."
         )
     return None
 
@@ -441,6 +446,8 @@ def _decision(
     standing = facts.challenger if outcome == "promoted" else facts.champion
     if outcome == "promoted" and facts.suspicious:
         reason += f" On simulated data only a warning: {'; '.join(facts.suspicious)}."
+    if outcome == "promoted" and facts.unjudged_controls:
+        reason += f" Controls that could not be judged: {', '.join(facts.unjudged_controls)}."
     return Decision(
         product=facts.product,
         at=facts.at,
@@ -454,6 +461,7 @@ def _decision(
             "replaced": facts.champion.version if facts.champion else None,
             "newest_row": facts.newest_row,
             "latency_ms": facts.latency_ms,
+            "controls_not_judged": list(facts.unjudged_controls),
             **(numbers or {}),
         },
     )

@@ -17,6 +17,27 @@ from volatility_pipeline.domain.verdict import MINIMUM_EPISODES, MINIMUM_SPIKES
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What predictions whose 60 seconds are known show.
+
+    Attributes:
+        rows: How many they are.
+        spikes: Those that came true.
+        base_rate: Their share; None without a row.
+        average_precision: PR-AUC of the probabilities; None where the rows hold fewer than 20
+            non-overlapping spikes or 10 episodes, as everywhere.
+        brier: Mean squared error of the probabilities; None likewise.
+    """
+
+    rows: int
+    spikes: int
+    base_rate: float | None
+    average_precision: float | None
+    brier: float | None
 
 
 @dataclass(frozen=True)
@@ -28,10 +49,9 @@ class RealizedDay:
         alerts: Those at or above their decision threshold.
         out_of_sample_rows: Those later than all that their model had seen.
         judged_rows: Out-of-sample rows whose 60 seconds are known; the rest speaks of them alone.
-        base_rate: Their share of spikes; None without such a row.
-        average_precision: Of the probabilities on them; None where they hold fewer than 20
-            non-overlapping spikes or 10 episodes, as everywhere.
-        brier: Mean squared error of the probabilities; None likewise.
+        base_rate: Of these rows, as in `Measured`.
+        average_precision: Likewise.
+        brier: Likewise.
     """
 
     rows: int
@@ -50,6 +70,24 @@ def realized_day(predictions: pd.DataFrame) -> RealizedDay:
         predictions: Rows of the table, in time order, `is_spike` null where it is unknown.
     """
     judged = predictions[predictions["out_of_sample"] & predictions["is_spike"].notna()]
+    found = measure(judged)
+    return RealizedDay(
+        rows=len(predictions),
+        alerts=int(predictions["is_alert"].sum()),
+        out_of_sample_rows=int(predictions["out_of_sample"].sum()),
+        judged_rows=found.rows,
+        base_rate=found.base_rate,
+        average_precision=found.average_precision,
+        brier=found.brier,
+    )
+
+
+def measure(judged: pd.DataFrame) -> Measured:
+    """Measure predictions of a product that are to be judged.
+
+    Args:
+        judged: In time order, every one of them: `ts`, `probability` and `is_spike`, known.
+    """
     ts = judged["ts"].to_numpy(dtype="datetime64[us]")
     target = judged["is_spike"].to_numpy(dtype=bool)
     probability = judged["probability"].to_numpy(dtype=float)
@@ -57,16 +95,15 @@ def realized_day(predictions: pd.DataFrame) -> RealizedDay:
         metrics.count_apart(ts[target], SPIKE_SECONDS) >= MINIMUM_SPIKES
         and metrics.count_apart(ts[target], EPISODE_SECONDS) >= MINIMUM_EPISODES
     )
-    average_precision = None
-    if is_enough:
-        once = np.ones(len(target), dtype=np.int64)
-        average_precision = Ranking(probability, target).average_precision(once)
-    return RealizedDay(
-        rows=len(predictions),
-        alerts=int(predictions["is_alert"].sum()),
-        out_of_sample_rows=int(predictions["out_of_sample"].sum()),
-        judged_rows=len(judged),
+    return Measured(
+        rows=len(target),
+        spikes=int(target.sum()),
         base_rate=float(target.mean()) if len(target) else None,
-        average_precision=average_precision,
+        average_precision=average_precision(probability, target) if is_enough else None,
         brier=metrics.brier(target, probability) if is_enough else None,
     )
+
+
+def average_precision(score: NDArray[np.float64], target: NDArray[np.bool_]) -> float:
+    """Return the PR-AUC of scores, ties taken together."""
+    return Ranking(score, target).average_precision(np.ones(len(target), dtype=np.int64))

@@ -11,15 +11,10 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
+from volatility_pipeline.domain.ablation import GROUPS, Ablation
 from volatility_pipeline.domain.evaluation import Estimate
-from volatility_pipeline.domain.feature_analysis import (
-    GROUPS,
-    NO_ABLATION,
-    Ablation,
-    Correlations,
-    FeatureAnalysis,
-    Importance,
-)
+from volatility_pipeline.domain.feature_analysis import NO_ABLATION, Correlations, FeatureAnalysis
+from volatility_pipeline.domain.importance import Importance
 from volatility_pipeline.domain.ladder import COLOURS
 from volatility_pipeline.domain.threshold_analysis import (
     LABEL_PERCENTILE,

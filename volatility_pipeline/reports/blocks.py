@@ -13,8 +13,8 @@ from typing import Any
 
 from volatility_pipeline.domain.controls import Control
 from volatility_pipeline.domain.evaluation import Evaluation, ModelResult
-from volatility_pipeline.domain.feature_analysis import Importance
 from volatility_pipeline.domain.fold_results import FoldResult, WalkForwardResult
+from volatility_pipeline.domain.importance import Importance
 from volatility_pipeline.domain.ladder import COLOURS
 from volatility_pipeline.domain.timeline import Timeline
 from volatility_pipeline.domain.verdict import title

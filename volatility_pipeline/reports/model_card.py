@@ -6,7 +6,7 @@ its numbers are the evaluation's and the decision's. Writing it to a file is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -47,6 +47,19 @@ from volatility_pipeline.reports.document import (
 
 
 @dataclass(frozen=True)
+class Registered:
+    """What the registry notes of the champion, which may be older than the newest fit.
+
+    Attributes:
+        decision_threshold: An alert is a probability at or above it.
+        provenance: What it was made from, by name.
+    """
+
+    decision_threshold: float
+    provenance: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class Subject:
     """Which model the card is of.
 
@@ -55,12 +68,16 @@ class Subject:
         result: The rung's, on the test rows.
         version: The model's, in the registry; None where it has none.
         measured: The version that the test rows were asked of.
+        decision_threshold: The model's own, not that of the version that was measured.
+        provenance: What the model was made from, by name.
     """
 
     standing: str
     result: ModelResult
     version: str | None
     measured: str | None
+    decision_threshold: float
+    provenance: Mapping[str, object]
 
     @property
     def name(self) -> str:
@@ -73,22 +90,48 @@ class Subject:
         """Whether the evaluation's numbers are this very version's."""
         return self.version == self.measured
 
+    @property
+    def measured_name(self) -> str:
+        """Whom the numbers are of, where they are not this version's."""
+        return f"version {self.measured}" if self.measured else "the newest fit"
 
-def render(evaluation: Evaluation, context: Context, decision: Decision) -> str:
-    """Return the card as an HTML page."""
-    return page.render(document(evaluation, context, decision))
+
+def render(
+    evaluation: Evaluation,
+    context: Context,
+    decision: Decision,
+    champion: Registered | None = None,
+) -> str:
+    """Return the card as an HTML page; for the arguments, see `document`."""
+    return page.render(document(evaluation, context, decision, champion))
 
 
-def document(evaluation: Evaluation, context: Context, decision: Decision) -> Document:
-    """Put the card together."""
-    subject = card_subject(evaluation, context, decision)
+def document(
+    evaluation: Evaluation,
+    context: Context,
+    decision: Decision,
+    champion: Registered | None = None,
+) -> Document:
+    """Put the card together.
+
+    Args:
+        evaluation: Of the newest fit of all rungs, on the test rows.
+        context: What the report says beside it.
+        decision: The newest.
+        champion: What is noted of the champion; None where there is none.
+    """
+    subject = card_subject(evaluation, context, decision, champion)
+    is_made_up = context.is_simulated or subject.provenance.get("source") == "simulated"
+    context = replace(context, is_simulated=is_made_up, provenance=subject.provenance)
+    if not subject.is_measured:  # what is known of the newest fit is not true of this one
+        context = replace(context, notes={}, dropped_columns={}, parameters={})
     sections: dict[str, Callable[[], Iterator[Block]]] = {
         "Model details": partial(_details, subject, evaluation, context, decision),
         "Intended use": partial(_intended_use, evaluation, context),
         "Factors": partial(_factors, subject, evaluation, context),
         "Metrics": partial(_metrics, subject, evaluation),
         "Evaluation data": partial(_evaluation_data, evaluation, context),
-        "Training data": partial(_training_data, evaluation, context),
+        "Training data": partial(_training_data, subject, evaluation, context),
         "Quantitative analyses": partial(_analyses, subject, evaluation, context),
         "Ethical considerations": partial(_ethics, subject),
         "Caveats and recommendations": partial(_caveats, subject, evaluation, context),
@@ -105,7 +148,12 @@ def document(evaluation: Evaluation, context: Context, decision: Decision) -> Do
     )
 
 
-def card_subject(evaluation: Evaluation, context: Context, decision: Decision) -> Subject:
+def card_subject(
+    evaluation: Evaluation,
+    context: Context,
+    decision: Decision,
+    champion: Registered | None = None,
+) -> Subject:
     """Return which model the card is of: the champion, else the challenger, else the reference."""
     results = {model.name: model for model in evaluation.models}
     for standing, rung, version in (
@@ -114,7 +162,16 @@ def card_subject(evaluation: Evaluation, context: Context, decision: Decision) -
         ("reference", evaluation.reference, context.versions.get(evaluation.reference)),
     ):
         if rung in results:
-            return Subject(standing, results[rung], version, context.versions.get(rung))
+            newest = Registered(results[rung].decision_threshold, context.provenance)
+            own = champion if champion and standing == "champion" else newest
+            return Subject(
+                standing,
+                results[rung],
+                version,
+                context.versions.get(rung),
+                own.decision_threshold,
+                own.provenance,
+            )
     raise ValueError(f"{evaluation.reference} was not evaluated.")
 
 
@@ -128,10 +185,10 @@ def _lead(subject: Subject, evaluation: Evaluation) -> str:
     }[subject.standing]
     if subject.is_measured:
         return standing
-    measured = f"version {subject.measured}" if subject.measured else "the newest fit"
     return (
-        f"{standing} The numbers are those of {measured} of the same rung, fitted on the training "
-        "rows below; the champion's own, where it was tested, stand in the selection rationale."
+        f"{standing} The numbers on test rows and folds are those of {subject.measured_name} of "
+        "the same rung, fitted later; the champion's own, where it was tested, stand in the "
+        "selection rationale."
     )
 
 
@@ -147,9 +204,11 @@ def _details(
         "Answers": f"the probability of a spike of {evaluation.product_id} in the next "
         f"{HORIZON_SECONDS} seconds",
         "Inputs": ", ".join(rung.columns) or "none",
-        "Chosen by its search": words(context.parameters.get(rung.name) or "nothing"),
+        "Chosen by its search": words(context.parameters.get(rung.name) or "nothing")
+        if subject.is_measured
+        else "see its run in MLflow",
         "Calibration": "sigmoid, fitted on validation rows",
-        "Alerts at": f"a probability of {subject.result.decision_threshold:.3f} or more",
+        "Alerts at": f"a probability of {subject.decision_threshold:.3f} or more",
         "Trained": f"on rows from {words(made_from.get('trained_from'))} to "
         f"{words(made_from.get('trained_until'))} UTC",
         "Seed": words(made_from.get("seed")),
@@ -249,14 +308,16 @@ def _evaluation_data(evaluation: Evaluation, context: Context) -> Iterator[Block
         yield Text(f"Rows dropped, of all roles: {dropped}.", is_note=True)
 
 
-def _training_data(evaluation: Evaluation, context: Context) -> Iterator[Block]:
-    source = "A simulated market" if context.is_simulated else "Coinbase's public ticker, recorded"
+def _training_data(subject: Subject, evaluation: Evaluation, context: Context) -> Iterator[Block]:
+    is_simulated = subject.provenance.get("source") == "simulated"
+    source = "A simulated market" if is_simulated else "Coinbase's public ticker, recorded"
     yield Text(
         f"{source}, {words(context.provenance.get('days'))}. Models are fitted on training rows, "
         "every fifth second; calibrated, and their thresholds chosen, on validation rows. Missing "
         "inputs are filled with training medians, and flagged."
     )
-    yield roles_table(evaluation, "train", "validation")
+    if subject.is_measured:
+        yield roles_table(evaluation, "train", "validation")
     fingerprint = words(context.provenance.get("data_fingerprint"))
     yield Text(f"SHA-256 of the rows: {fingerprint}", is_note=True)
 
@@ -329,6 +390,7 @@ def _by_fold(subject: Subject, context: Context) -> Iterator[Block]:
 def _ethics(subject: Subject) -> Iterator[Block]:
     alerts = subject.result.episodes
     missed = alerts.episodes - alerts.caught
+    who = "it" if subject.is_measured else subject.measured_name
     alarms = number(alerts.false_alarms_per_hour, ".1f")
     yield Bullets(
         [
@@ -336,7 +398,7 @@ def _ethics(subject: Subject) -> Iterator[Block]:
             ("Human life:", "no decision on anybody's is meant to rest on it."),
             (
                 "Harm:",
-                "whoever trusts it can lose money. On the test rows it missed "
+                f"whoever trusts it can lose money. On the test rows {who} missed "
                 f"{missed} of {alerts.episodes} episodes and gave {alarms} false alarms an hour.",
             ),
             (

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from volatility_pipeline.domain.evaluation import Estimate, Evaluation, ModelResult
-from volatility_pipeline.domain.feature_analysis import Importance
 from volatility_pipeline.domain.fold_results import WalkForwardResult
+from volatility_pipeline.domain.importance import Importance
 from volatility_pipeline.domain.ladder import COLOURS
 from volatility_pipeline.domain.timeline import Timeline
 from volatility_pipeline.domain.verdict import title

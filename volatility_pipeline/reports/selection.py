@@ -52,7 +52,8 @@ WHAT_WOULD_CHANGE_IT = {
     "unchanged": "A newer fit of any rung, once it ranks validation rows best and is tested.",
     "set by hand": "Another decision by hand, or a challenger that is better than this champion.",
     "rolled back": "Another decision by hand, or a challenger that is better than this champion.",
-    "removed": "A challenger with a lift interval above 1, or a decision by hand.",
+    "removed": "The next training, whose challenger becomes champion again if its lift interval "
+    "lies above 1; or a decision by hand.",
 }
 
 
@@ -148,7 +149,9 @@ def _rules() -> Iterator[Block]:
         [
             (
                 "First champion:",
-                "the interval of its lift lies above 1, and the data is not insufficient.",
+                "the interval of its lift lies above 1, and the data is not insufficient. Where "
+                "the test is too short for an interval the walk-forward's folds stand in, though "
+                "rows of theirs chose the rung, so that its lift there is somewhat flattered.",
             ),
             (
                 "Against a champion:",
@@ -162,7 +165,7 @@ def _rules() -> Iterator[Block]:
             (
                 "Always:",
                 "the same inputs and label policy, at most "
-                f"{LATENCY_BUDGET_MS:g} ms a row, no control failed.",
+                f"{LATENCY_BUDGET_MS:g} ms a row (the median), no control failed.",
             ),
             (
                 "At most once:",

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from volatility_pipeline.domain.alerts import (
+    FRESH,
     SEVERITIES,
     Alert,
     Number,
@@ -37,6 +38,7 @@ from volatility_pipeline.domain.alerts import (
     recovery,
     sentence,
     spike_alerts,
+    spike_end,
 )
 from volatility_pipeline.domain.errors import BadInputError
 
@@ -51,6 +53,9 @@ PASS_SECONDS = 10.0
 FIRST_RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 900.0
 GIVE_UP = timedelta(days=7)
+REJECTIONS = (400, 413, 422)
+"""HTTP answers that speak of the message, not of the recipient."""
+
 SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
 LOG_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
 
@@ -90,6 +95,12 @@ create table silent_channels (
 """
 
 
+class Rejected(str):
+    """Why a channel does not take one alert, however often it is tried."""
+
+    __slots__ = ()
+
+
 class Channel(Protocol):
     """Where alerts are delivered to."""
 
@@ -102,7 +113,10 @@ class Channel(Protocol):
         """How long an attempt may take; None for one that waits for nobody."""
 
     def send(self, alert: Alert) -> str | None:
-        """Delivers an alert; returns why it could not, in words without a secret."""
+        """Delivers an alert; returns why it could not, in words without a secret.
+
+        `Rejected` says that this alert will never be taken, and others may be.
+        """
 
 
 @dataclass(frozen=True)
@@ -164,7 +178,8 @@ class Webhook:
                 return None
         except urllib.error.HTTPError as error:
             with error:
-                return f"it answered {error.code}"
+                reason = f"it answered {error.code}"
+                return Rejected(reason) if error.code in REJECTIONS else reason
         except (OSError, HTTPException, UnicodeError) as error:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(cause, TimeoutError):
@@ -322,8 +337,8 @@ class Alerts:
         """Delivers what waits, in order, on each channel that is due; returns how much it was.
 
         A channel that fails is left alone for 5 s, then twice as long each time up to a quarter
-        of an hour (less a random part), by every process. What it has not taken after seven days
-        is given up, and `history` says so. Of several processes at once, one delivers.
+        of an hour (less a random part), by every process. What it rejects, or has not taken after
+        seven days, is given up, and `history` says so. Of several processes at once, one delivers.
         """
         delivered = 0
         for channel in self.channels:
@@ -448,13 +463,19 @@ class Alerts:
         if due is None:
             return False
         reason = _attempt(channel, from_json(json.loads(due["body"])))
+        is_rejected = isinstance(reason, Rejected)
+        state = "given_up" if is_rejected else "pending" if reason else "sent"
+        if is_rejected:
+            LOGGER.warning(
+                "An alert is given up: the %s does not take it: %s.", channel.name, reason
+            )
         with self._change() as ledger:
             ledger.execute(
                 "update deliveries set attempts = attempts + 1, reason = ?, state = ? "
                 "where message = ? and channel = ?",
-                (reason, "sent" if reason is None else "pending", due["number"], channel.name),
+                (reason, state, due["number"], channel.name),
             )
-            if reason is None:
+            if reason is None or is_rejected:  # it is there, whatever it says of this one
                 ledger.execute("delete from silent_channels where name = ?", (channel.name,))
             else:
                 self._leave_alone(ledger, channel.name, reason)
@@ -518,6 +539,16 @@ def raise_spikes(
         else alerts.raise_(event)
         for event in spike_alerts(product, rows, told, now=now, is_simulated=is_simulated)
     )
+
+
+def end_spikes(alerts: Alerts, *, now: datetime) -> int:
+    """Ends the spike alerts that nothing speaks of any more: the feed or the champion is gone.
+
+    Returns:
+        How many ended.
+    """
+    ends = [(entry.alert, spike_end(entry.alert)) for entry in alerts.open("spike")]
+    return sum(alerts.recover(*alert.key, at=end) for alert, end in ends if end < now - FRESH)
 
 
 def _attempt(channel: Channel, alert: Alert) -> str | None:

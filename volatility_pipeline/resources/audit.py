@@ -4,7 +4,6 @@ What a control or a flattering protocol is, and when one holds, is `domain/contr
 `domain/leakage`; how it is drawn is `reports/audit`.
 """
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from volatility_pipeline.resources.ingest import Ingest
 from volatility_pipeline.resources.lake import Lake, read_json, write_json
 from volatility_pipeline.resources.landing import land_simulation
 from volatility_pipeline.resources.tracking import library_versions
+from volatility_pipeline.resources.training import code_digest
 from volatility_pipeline.resources.warehouse import DOMAIN, SQL, Warehouse
 
 if TYPE_CHECKING:
@@ -282,10 +282,7 @@ class Audit:
 
 def _code_hash() -> str:
     """Hash of all code from which a control's finding could come: `domain/` and the SQL."""
-    digest = hashlib.sha256()
-    for path in (*sorted(DOMAIN.glob("*.py")), *sorted(SQL.glob("*.sql"))):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return code_digest([*sorted(DOMAIN.glob("*.py")), *sorted(SQL.glob("*.sql"))])
 
 
 def plain(section: AuditSection) -> dict[str, Any]:

@@ -6,12 +6,13 @@ can be put back whatever was trained since. Decisions are appended to
 `champion/product=…/decisions.jsonl` before anything is done, and done again where that was cut off.
 """
 
+import fcntl
 import hashlib
 import json
 import os
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,14 @@ from volatility_pipeline.domain.controls import Control
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.evaluation import Estimate
 from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS
+from volatility_pipeline.domain.latency import latency
 from volatility_pipeline.domain.models import Forecast, probabilities, scores
 from volatility_pipeline.domain.promotion import Candidate, Comparison, Decision, Facts
 from volatility_pipeline.domain.splits import ROLES, Policy
 from volatility_pipeline.domain.verdict import title
 from volatility_pipeline.resources.lake import Lake, read_json
 from volatility_pipeline.resources.tracking import RegisteredVersion, StoredModel, Tracking
+from volatility_pipeline.resources.training import SEED, code_digest, evaluated_models
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,11 +37,10 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 DECISIONS = "decisions.jsonl"
-DOMAIN = Path(__file__).parents[1] / "domain"
 CODE = ("bootstrap.py", "evaluation.py", "promotion.py", "verdict.py")
-SEED = 0
 MODEL_DAYS = 30.0
-LATENCY_ROUNDS = 20
+LATENCY_SECONDS = 0.2
+VERSION_DIGITS = 9  # more are no version of any registry, and overflow some
 TOO_GOOD = "too good to be true"
 """The control for which there is a rule of its own: a person may overrule it."""
 
@@ -67,6 +69,7 @@ class ServedModel:
         horizon_seconds: How far ahead it looks.
         source: `simulated` or `recorded`: what it was trained on.
         registered_at: When it was registered.
+        provenance: All that was noted of what it was made from, by name.
     """
 
     product: str
@@ -84,6 +87,7 @@ class ServedModel:
     horizon_seconds: int
     source: str
     registered_at: str
+    provenance: Mapping[str, Any] = field(compare=False)
 
     @property
     def title(self) -> str:
@@ -131,7 +135,8 @@ class Champions:
 
     def _named(self, product: str, name: str) -> ServedModel:
         if name.isdecimal():
-            found = self.tracking.version(product, name)
+            is_number = len(name) <= VERSION_DIGITS
+            found = self.tracking.version(product, name) if is_number else None
         elif name in LADDER:
             found = self.tracking.newest(product, name)
         else:
@@ -173,6 +178,12 @@ class Champions:
                 text += f", STALE: older than {self.model_days:g} days"
             return text
         history = self.history(product)
+        if history and (was := history[-1].champion) is not None:
+            lacks = f"version {was}" if was not in self.tracking.archives(product) else "champion"
+            return (
+                f"none; version {was} was, but the registry has no {lacks} any more: "
+                "`volatility train` decides anew."
+            )
         if history:
             return f"none; {history[-1].outcome}: {history[-1].reason}"
         return "none; nothing is decided yet: `volatility train` does that."
@@ -183,29 +194,30 @@ class Champions:
         """All decisions, the oldest first."""
         return [Decision(**line["decision"]) for line in self._lines(product)]
 
-    def is_current(
-        self, product: str, *, controls: Sequence[Control] = (), drift: str | None = None
-    ) -> bool:
-        """Whether these models were decided on, by these rules and findings."""
+    def standing(self, product: str) -> list[Decision]:
+        """Those decisions whose models the registry still has, the oldest first."""
+        archives = self.tracking.archives(product).items()
+        return [
+            decision for decision in self.history(product) if decision.archives.items() <= archives
+        ]
+
+    def is_current(self, product: str, *, controls: Sequence[Control] = ()) -> bool:
+        """Whether these models were decided on, by these rules and findings, and it still holds."""
         record = self.lake.record(CHAMPION, product)
-        return record is not None and record["made_from"] == self._made_from(
-            product, controls, drift
+        return (
+            record is not None
+            and record["made_from"] == self._made_from(product, controls)
+            and record["decision"]["champion"] == self.tracking.aliases(product).get(CHAMPION)
         )
 
-    def _made_from(
-        self, product: str, controls: Sequence[Control], drift: str | None
-    ) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        for name in CODE:
-            digest.update((DOMAIN / name).read_bytes())
+    def _made_from(self, product: str, controls: Sequence[Control]) -> dict[str, Any]:
         return {
-            "code": digest.hexdigest()[:16],
+            "code": code_digest(CODE),
             "inputs": {
                 stage: self.lake.content(stage, product)
                 for stage in ("models", "walk_forward", "evaluation")
             },
             "failed_controls": [control.name for control in controls if control.passed is False],
-            "is_in_drift": drift is not None,
         }
 
     def decide(
@@ -219,6 +231,7 @@ class Champions:
         """Decides whether the best of the newest models becomes the champion, and makes it so.
 
         The same models on the same data are decided on once: asked again, nothing is recorded.
+        A change by hand waits until it is done; one made in the registry itself is decided on anew.
 
         Args:
             product: The market.
@@ -230,25 +243,25 @@ class Champions:
         Raises:
             BadInputError: There are no models, or no evaluation of them.
         """
-        self._finish(product)
-        made_from = self._made_from(product, controls, drift)
-        if self.is_current(product, controls=controls, drift=drift):
+        with self._alone(product):
+            self._finish(product)
+            while not self.is_current(product, controls=controls):
+                made_from = self._made_from(product, controls)
+                decision = self._decide(product, now, controls, drift)
+                if self.tracking.aliases(product).get(CHAMPION) == decision.numbers["replaced"]:
+                    self.tracking.move_alias(product, CHALLENGER, decision.challenger)
+                    self._enact(decision, made_from)
             return self.history(product)[-1]
-        facts, decision = self._decide(product, now, controls, drift)
-        self.tracking.move_alias(product, CHALLENGER, facts.challenger.version)
-        self._enact(decision, made_from)
-        return decision
 
     def _decide(
         self, product: str, now: datetime, controls: Sequence[Control], drift: str | None
-    ) -> tuple[Facts, Decision]:
+    ) -> Decision:
         import pandas as pd
 
-        record = self.lake.record("models", product)
+        models = evaluated_models(self.lake, product)["models"]
         result = read_json(self.lake.folder("evaluation", product) / "evaluation.json")
-        if record is None or result is None:
+        if result is None:
             raise BadInputError(f"{product}: no evaluated models; `volatility train` makes them.")
-        models = record["models"]
         rung = promotion.choose_challenger(
             {name: entry["validation_average_precision"] for name, entry in models.items()}
         )
@@ -269,7 +282,11 @@ class Champions:
         folds = (self.lake.record("walk_forward", product) or {"result": {}})["result"]
         if lift is not None and lift.low is None and folds.get("pooled"):
             by_rung = {score["name"]: score["lift"] for score in folds["pooled"]["models"]}
-            lift, judged_on = _estimate(by_rung[rung]), f"{len(folds['folds'])} walk-forward folds"
+            lift = _estimate(by_rung[rung])
+            judged_on = (
+                f"{len(folds['folds'])} walk-forward folds, some of whose rows are those by which "
+                "it was chosen"
+            )
         facts = Facts(
             product=product,
             at=f"{now:%Y-%m-%dT%H:%M:%SZ}",
@@ -277,7 +294,7 @@ class Champions:
             champion=_candidate(champion) if champion else None,
             is_simulated=challenger.source == "simulated",
             newest_row=test["ts"].max().isoformat() if len(test) else None,
-            last_tested=promotion.last_tested(self.history(product)),
+            last_tested=promotion.last_tested(self.standing(product)),
             insufficient=tuple(result["insufficient"]),
             suspicious=tuple(result["suspicious"]),
             failed_controls=tuple(
@@ -285,8 +302,11 @@ class Champions:
                 for control in controls
                 if control.passed is False and control.name != TOO_GOOD
             ),
+            unjudged_controls=tuple(control.name for control in controls if control.passed is None),
             fault=fault,
-            latency_ms=_milliseconds(estimators[0], test) if estimators and len(test) else None,
+            latency_ms=_milliseconds(challenger, estimators[0], test)
+            if estimators and len(test)
+            else None,
             base_rate=result["base_rate"],
             average_precision=_estimate(judged["average_precision"]),
             lift=lift,
@@ -312,7 +332,7 @@ class Champions:
                 seed=SEED,
             )
 
-        return facts, promotion.decide(facts, compare)
+        return _naming(promotion.decide(facts, compare), served)
 
     def _load_all(self, served: Sequence[ServedModel]) -> tuple[list[Any], str | None]:
         """The estimators, or why one of them is not to be had."""
@@ -341,7 +361,7 @@ class Champions:
             BadInputError: No reason, no champion before, or one that cannot be loaded.
         """
         champion = self.tracking.aliases(product).get(CHAMPION)
-        before = promotion.champion_before(self.history(product), champion)
+        before = promotion.champion_before(self.standing(product), champion)
         if before is None:
             raise BadInputError(
                 f"{product}: no champion was there before; `volatility champion {product} --set` "
@@ -368,36 +388,46 @@ class Champions:
     ) -> Decision:
         if not reason.strip():
             raise BadInputError('A change by hand is recorded with its reason: --reason "…".')
-        self._finish(product)
-        version = self.tracking.aliases(product).get(CHAMPION)
-        appointed = None if name is None else self._named(product, name)
-        if (appointed.version if appointed else None) == version:
-            what = f"{appointed.title} is the champion already" if appointed else "no champion"
-            raise BadInputError(f"{product}: {what}; nothing is changed.")
-        if appointed is not None:
-            self.load(appointed)
-        decision = Decision(
-            product=product,
-            at=f"{now:%Y-%m-%dT%H:%M:%SZ}",
-            outcome=outcome,
-            reason=reason.strip(),
-            challenger=None,
-            challenger_model=None,
-            champion=appointed.version if appointed else None,
-            champion_model=appointed.model if appointed else None,
-            numbers={"replaced": version},
-        )
-        record = self.lake.record(CHAMPION, product) or {}
-        self._enact(decision, record.get("made_from"))
+        with self._alone(product):
+            self._finish(product)
+            version = self.tracking.aliases(product).get(CHAMPION)
+            appointed = None if name is None else self._named(product, name)
+            if (appointed.version if appointed else None) == version:
+                what = f"{appointed.title} is the champion already" if appointed else "no champion"
+                raise BadInputError(f"{product}: {what}; nothing is changed.")
+            if appointed is not None:
+                self.load(appointed)
+            decision = Decision(
+                product=product,
+                at=f"{now:%Y-%m-%dT%H:%M:%SZ}",
+                outcome=outcome,
+                reason=reason.strip(),
+                challenger=None,
+                challenger_model=None,
+                champion=appointed.version if appointed else None,
+                champion_model=appointed.model if appointed else None,
+                numbers={"replaced": version},
+            )
+            decision = _naming(decision, [appointed] if appointed else [])
+            record = self.lake.record(CHAMPION, product) or {}
+            self._enact(decision, record.get("made_from"))
         return decision
 
     # Recording
+
+    @contextmanager
+    def _alone(self, product: str) -> Iterator[None]:
+        """Waits until no other process, or thread, decides about a product, and keeps them off."""
+        path = self._path(product).with_name(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _enact(self, decision: Decision, made_from: Mapping[str, Any] | None) -> None:
         """Records a decision, then does what it says."""
         line = {"decision": asdict(decision), "made_from": made_from}
         path = self._path(decision.product)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
             # A line that a crash cut off stays by itself, and is no decision.
             is_torn = file.tell() > 0 and not path.read_bytes().endswith(b"\n")
@@ -474,6 +504,7 @@ def _served(product: str, found: RegisteredVersion) -> ServedModel:
         horizon_seconds=provenance["label_horizon_seconds"],
         source=provenance["source"],
         registered_at=f"{found.registered_at:%Y-%m-%dT%H:%M:%SZ}",
+        provenance=provenance,
     )
 
 
@@ -504,15 +535,23 @@ def _forecast(served: ServedModel, estimator: Any, rows: "pd.DataFrame") -> Fore
     )
 
 
-def _milliseconds(estimator: Any, rows: "pd.DataFrame") -> float:
-    """How long one row takes: the fastest of some rounds, for the rest is other processes'."""
-    row = rows.tail(1)
-    took = []
-    for _ in range(LATENCY_ROUNDS):
-        started = time.perf_counter()
-        probabilities(estimator, row)
-        took.append(1000 * (time.perf_counter() - started))
-    return round(min(took), 3)
+def _naming(decision: Decision, served: Sequence[ServedModel]) -> Decision:
+    """A decision with the hashes of the models that it names."""
+    named = (decision.challenger, decision.champion)
+    archives = {model.version: model.stored.sha256 for model in served if model.version in named}
+    return replace(decision, archives=archives)
+
+
+def _milliseconds(served: ServedModel, estimator: Any, rows: "pd.DataFrame") -> float:
+    """How long one row takes, the median: a higher quantile would be other processes' doing."""
+    found = latency(
+        estimator,
+        rows.tail(1),
+        rows=1,
+        seconds=LATENCY_SECONDS,
+        decision_threshold=served.decision_threshold,
+    )
+    return round(1000 * found.p50, 3)
 
 
 def _days(age: timedelta) -> str:

@@ -62,11 +62,12 @@ class DriftWatch:
     champions: Champions
 
     def newest_day(self, product: str, today: date) -> date | None:
-        """The newest day of a product that is over and has ticks.
+        """The newest day of a product that is over, has ticks, and whose features were made.
 
         Features alone do not make a day: bars carried over midnight give the next one a few.
         """
-        over = [day for day in self.lake.days("ticks") if day < today]
+        built = set(self.lake.days("features"))
+        over = [day for day in self.lake.days("ticks") if day < today and day in built]
         return next(
             (day for day in reversed(over) if product in self.warehouse.products([day])), None
         )
@@ -110,7 +111,13 @@ class DriftWatch:
         verdict = record["verdict"]
         if verdict["action"] not in ("retrain", "retrain_now"):
             return None
-        return f"is in drift on {verdict['day']} (severity {verdict['severity']})"
+        day, severity = verdict["day"], verdict["severity"]
+        causes = []
+        if severity in ("medium", "high"):
+            causes.append(f"is in drift on {day} (severity {severity})")
+        if verdict["performance"] == "below_floor":
+            causes.append(f"is below its performance floor on {day}")
+        return " and ".join(causes)
 
     def page(self, product: str) -> Path:
         """Where the product's page lies."""
@@ -162,6 +169,7 @@ class DriftWatch:
         books = (self.lake.record("ticks", day) or {}).get("books", ())
         made_from = {
             "features": self.lake.content("features", day),
+            "ticks": self.lake.content("ticks", day),
             "books": hashlib.sha256(json.dumps(books).encode()).hexdigest(),
             "model": served.stored.sha256,
             "code": hashlib.sha256((DOMAIN / CODE[0]).read_bytes()).hexdigest(),
@@ -176,7 +184,10 @@ class DriftWatch:
             str(day),
             rows,
             probability=probabilities(estimator, asked[asked["threshold"].notna()]),
-            bad_shares=_bad_shares(books, rows),
+            bad_shares={
+                "faulty lines": self._faulty_share(product, day),
+                "seconds without features": 1 - min(1.0, len(rows) / 86_400),
+            },
         )
         write_json(path, {"made_from": made_from, "sketch": found.to_dict()})
         return found
@@ -198,8 +209,30 @@ class DriftWatch:
             )
         return found
 
+    def _faulty_share(self, product: str, day: date) -> float:
+        """Share of faulty lines among a product's ticks and the faulty lines that name it.
+
+        A line that names no product is nobody's, except where the day has but one.
+        """
+        # A blob reads as its printable characters, but for quotes and backslashes: \\x22, \\x5C.
+        sql = (
+            "with own as (select count(*) as n from quarantine "
+            "where contains(raw::varchar, $named) "
+            "or (select count(distinct product_id) = 1 from ticks)), "
+            "sound as (select count(*) as n from ticks where product_id = $product) "
+            "select coalesce(own.n / nullif(own.n + sound.n, 0), 0) from own, sound"
+        )
+        values = {"product": product, "named": f"\\x22{product}\\x"}
+        with connect(self.warehouse.threads) as connection:
+            for stage in ("ticks", "quarantine"):
+                create_view(connection, TABLES[stage], [self.lake.file(stage, day)])
+            return float(connection.execute(sql, values).fetchall()[0][0])
+
     def _performed(self, product: str, day: date, served: ServedModel) -> "pd.DataFrame":
-        """The champion's own newest predictions, beside what persistence would have said."""
+        """The champion's own newest predictions, beside what persistence would have said.
+
+        Those later than all rows that it was made or judged by: its test earned its promotion.
+        """
         days = [each for each in self.lake.days("predictions") if each <= day]
         with connect(self.warehouse.threads) as connection:
             for stage in ("features", "predictions"):
@@ -211,8 +244,12 @@ class DriftWatch:
                     "realized_volatility_60s / threshold as persistence "
                     "from predictions inner join features using (product_id, ts) "
                     "where product_id = $product and model_version = $version "
-                    "and threshold > 0 order by ts",
-                    params={"product": product, "version": served.version},
+                    "and threshold > 0 and ts > $seen_until::timestamp order by ts",
+                    params={
+                        "product": product,
+                        "version": served.version,
+                        "seen_until": served.seen_until,
+                    },
                 )
                 .to_arrow_table()
                 .to_pandas()
@@ -232,14 +269,9 @@ class DriftWatch:
             "judged_at": judged_at,
             "champion_version": served.version,
         }
-        path = self.lake.file(STAGE, product)
-        rows = pd.DataFrame([facts])
-        if path.exists():
-            before = pd.read_parquet(path).astype({"day": str})
-            before = before[before["day"] != verdict.day]
-            rows = pd.concat([before, rows]) if len(before) else rows
+        others = [row for row in self.history(product) if row["day"] != verdict.day]
         names = [column.name for column in DRIFT.columns]
-        rows = rows.sort_values("day").reindex(columns=names)
+        rows = pd.DataFrame([*others, facts], columns=names).sort_values("day")
         return self.warehouse.write_rows(
             STAGE,
             product,
@@ -313,13 +345,3 @@ def _day(time: str) -> date:
 
 def _threshold(rows: "pd.DataFrame", served: ServedModel) -> Any:
     return rows["trailing_threshold"] if served.policy == "trailing" else served.constant_threshold
-
-
-def _bad_shares(books: Any, rows: "pd.DataFrame") -> dict[str, float]:
-    """What is wrong with a day besides null features: faulty lines, and seconds without a row."""
-    lines = sum(book["lines"] for book in books)
-    faulty = sum(book["quarantined_lines"] + book["quarantined_tickers"] for book in books)
-    return {
-        "faulty lines": min(1.0, faulty / lines) if lines else 0.0,
-        "seconds without features": 1 - min(1.0, len(rows) / 86_400),
-    }

@@ -20,7 +20,13 @@ from volatility_pipeline.resources.analysis import Analysis
 from volatility_pipeline.resources.audit import Audit
 from volatility_pipeline.resources.lake import read_json
 from volatility_pipeline.resources.tracking import StoredModel
-from volatility_pipeline.resources.training import SEED, Training
+from volatility_pipeline.resources.training import (
+    CODE,
+    SEED,
+    Training,
+    evaluated_models,
+    models_of_splits,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +66,18 @@ class Evaluations:
 
     def is_current(self, product: str, policy: "Policy") -> bool:
         """Whether every model stage is there, made from what is there now."""
-        return self.training.is_current(product, policy) and self.report(product).exists()
+        for stage in CODE:
+            record = self.training.lake.record(stage, product)
+            if record is None or record["made_from"] != self._made_from(stage, product, policy):
+                return False
+        return self.training.are_registered(product) and self.report(product).exists()
+
+    def _made_from(self, stage: str, product: str, policy: "Policy") -> dict[str, Any]:
+        """All that decides a model stage's partition; of the evaluation, the controls too."""
+        made_from = self.training.made_from(stage, product, policy)
+        if stage == "evaluation":
+            made_from["noise_markets"] = self.audit.noise_markets
+        return made_from
 
     def report(self, product: str) -> Path:
         """Where the product's evaluation report lies."""
@@ -70,13 +87,14 @@ class Evaluations:
         self, product: str, policy: "Policy", *, progress: Progress = _silent
     ) -> dict[str, Any]:
         """Judges the ladder fold by fold, each fold knowing its past alone; returns the record."""
+        made_from = self._made_from("walk_forward", product, policy)
         result = self.run_folds(product, policy, progress=progress)
         facts = result.to_dict()
         record = {
             "rows": len(result.folds),
             "bytes": None,
             "sha256": hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
-            "made_from": self.training.made_from("walk_forward", product, policy),
+            "made_from": made_from,
             "result": facts,
         }
         self.training.lake.write_record("walk_forward", product, record)
@@ -142,21 +160,26 @@ class Evaluations:
         return replace(section, walks=tuple(walks))
 
     def evaluate(self, product: str, *, progress: Progress = _silent) -> dict[str, Any]:
-        """Evaluates a product's models on its test rows, writes the report, and the record."""
+        """Evaluates a product's models on its test rows, writes the report, and the record.
+
+        Raises:
+            BadInputError: Splits, models and walk-forward are not all there, of the same rows.
+        """
         from volatility_pipeline.domain.evaluation import evaluate
         from volatility_pipeline.domain.timeline import compared_models, timeline
         from volatility_pipeline.reports import page, pdf
         from volatility_pipeline.reports.evaluation import comparison, document
 
         training = self.training
-        models = self._models(product)
-        frame = training.frame(product)
+        models = models_of_splits(training.lake, product)
         policy = models["provenance"]["label_policy"]
+        made_from = self._made_from("evaluation", product, policy)
+        context = self._context(product, models)
+        frame = training.frame(product)
         test = frame[frame["role"] == ROLES[-1]]
         progress(f"{product}: asking {len(models['models'])} models about {len(test):,} rows")
         forecasts = [self._forecast(name, entry, test) for name, entry in models["models"].items()]
         result = evaluate(frame, forecasts, product_id=product, policy=policy, seed=SEED)
-        context = self._context(product, models)
         controls = self._controls(
             frame, result, is_simulated=context.is_simulated, progress=progress
         )
@@ -193,7 +216,7 @@ class Evaluations:
             "rows": len(result.models),
             "bytes": None,
             "sha256": hashlib.sha256(plain.encode()).hexdigest(),
-            "made_from": training.made_from("evaluation", product, policy),
+            "made_from": made_from,
             "verdict": result.verdict,
             "comparison": [list(row.items()) for row in comparison(result)],
             "controls": [asdict(control) for control in controls],
@@ -210,20 +233,30 @@ class Evaluations:
             product: The market that was decided about.
             decision: What became of its challenger.
             champion: What serves a product.
+
+        Raises:
+            BadInputError: Splits, models and evaluation are not all there, of each other.
         """
         from pydantic import TypeAdapter
 
         from volatility_pipeline.domain.evaluation import Evaluation
         from volatility_pipeline.reports import model_card, products, selection
 
-        lake, models = self.training.lake, self._models(product)
+        lake = self.training.lake
+        models = evaluated_models(lake, product)
         folder = self.report(product).parent
         result = TypeAdapter(Evaluation).validate_json((folder / RESULT).read_bytes())
         context = self._context(product, models)
         validation = {
             name: entry["validation_average_precision"] for name, entry in models["models"].items()
         }
-        lake.write_text(folder / "model_card.html", model_card.render(result, context, decision))
+        served = champion(product)
+        registered = (
+            model_card.Registered(served.decision_threshold, served.provenance) if served else None
+        )
+        lake.write_text(
+            folder / "model_card.html", model_card.render(result, context, decision, registered)
+        )
         lake.write_text(
             folder / "selection.html", selection.render(result, context, decision, validation)
         )
@@ -242,12 +275,6 @@ class Evaluations:
                     )
                 )
         lake.write_text(folder.parent / "index.html", products.render(found))
-
-    def _models(self, product: str) -> dict[str, Any]:
-        record = self.training.lake.record("models", product)
-        if record is None:
-            raise BadInputError(f"{product}: no models; `volatility train` makes them.")
-        return record
 
     def _context(self, product: str, models: Mapping[str, Any]) -> "Context":
         """What every report of a product says beside its results."""
@@ -271,7 +298,7 @@ class Evaluations:
         """The product's walk-forward as it was recorded.
 
         Raises:
-            BadInputError: There is none.
+            BadInputError: There is none, or it is of other rows than the splits.
         """
         from pydantic import TypeAdapter
 
@@ -280,6 +307,12 @@ class Evaluations:
         record = self.training.lake.record("walk_forward", product)
         if record is None:
             raise BadInputError(f"{product}: no walk-forward; `volatility train` makes it.")
+        made_from, splits = record["made_from"], self.training.split_record(product)["made_from"]
+        if any(made_from[fact] != splits[fact] for fact in ("inputs", "policy")):
+            raise BadInputError(
+                f"{product}: the walk-forward was made from other rows than the splits; "
+                "`volatility train` makes it anew."
+            )
         return TypeAdapter(WalkForwardResult).validate_python(record["result"])
 
     def _controls(

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,12 @@ class Lake:
         }
         write_json(self.raw_folder(day) / MANIFEST, manifest)
         return manifest
+
+    def is_simulated(self, day: date) -> bool:
+        """Whether lines of the day, or of the eve that its first rows come from, are made up."""
+        manifests = [self.manifest(near) for near in (day - timedelta(days=1), day)]
+        segments = [entry for found in manifests if found for entry in found["segments"]]
+        return any(entry["is_simulated"] for entry in segments)
 
     def is_manifest_current(self, day: date) -> bool:
         """Whether the manifest speaks of exactly the segments that are there, at their sizes.

@@ -8,6 +8,7 @@ A product that had no champion gets its rows once it has one. What a row means i
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -18,7 +19,7 @@ from volatility_pipeline.domain.models import probabilities
 from volatility_pipeline.domain.realized import realized_day
 from volatility_pipeline.domain.schemas import PREDICTIONS, TABLES
 from volatility_pipeline.domain.splits import EMBARGO_SECONDS, HORIZON_SECONDS
-from volatility_pipeline.resources.champions import Champions, ServedModel
+from volatility_pipeline.resources.champions import CHAMPION, Champions, ServedModel
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.warehouse import (
     Warehouse,
@@ -68,12 +69,14 @@ class Answers:
     Attributes:
         model: The rung; None without a champion.
         version: Its version.
+        sha256: Its archive's; a number alone can be given anew once a registry was deleted.
         threshold_unknown: Rows that are not predicted, since nobody knows what a spike is yet.
         frame: The columns `ANSWERS`, one row a decision time; None without a champion.
     """
 
     model: str | None
     version: str | None
+    sha256: str | None
     threshold_unknown: int
     frame: "pd.DataFrame | None"
 
@@ -111,8 +114,25 @@ class Predictions:
         if record is None:
             return not made_from["inputs"] and not self.lake.file(STAGE, day).exists()
         return bool(record["made_from"] == made_from) and not any(
-            self.champions.find(product) for product in unserved(record)
+            self.champion(product) for product in unserved(record)
         )
+
+    def champion(self, product: str) -> str | None:
+        """The version that serves a product by its last decision; the registry is not asked."""
+        record = self.lake.record(CHAMPION, product)
+        version: str | None = record["decision"]["champion"] if record else None
+        return version
+
+    def serving(self) -> dict[str, str]:
+        """The version that serves each product that has one."""
+        found = {product: self.champion(product) for product in self.lake.products("splits")}
+        return {product: version for product, version in found.items() if version}
+
+    def state(self, first: date, last: date) -> str:
+        """A hash of all that decides what is said of some days: what they hold, and who serves."""
+        days = [first + timedelta(days=count) for count in range((last - first).days + 1)]
+        facts = [self.serving(), *map(self.made_from, days)]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
     def days(self, is_partition: Callable[[date], bool]) -> list[date]:
         """The days that have features, or once had and are predicted, in order."""
@@ -146,7 +166,7 @@ class Predictions:
         is_unchanged = before is not None and before["made_from"] == made_from
         said = before["products"] if before is not None else {}
         kept = said if is_unchanged else {}
-        facts: dict[str, Any] = {"is_simulated": self._is_simulated(day), "products": {}}
+        facts: dict[str, Any] = {"is_simulated": self.lake.is_simulated(day), "products": {}}
 
         def write(path: Path) -> int:
             with connect(self.warehouse.threads) as connection:
@@ -171,10 +191,13 @@ class Predictions:
 
     def _recorded(self, product: str, day: date, said: Mapping[str, Any]) -> str | None:
         """The version that answered for a day that is over: a promotion does not rewrite it."""
-        version: str | None = said.get(product, {}).get("version")
-        is_over = day < datetime.now(UTC).date()
-        is_there = version is not None and self.champions.tracking.version(product, version)
-        return version if is_over and is_there else None
+        before = said.get(product, {})
+        version: str | None = before.get("version")
+        if version is None or day >= datetime.now(UTC).date():
+            return None
+        found = self.champions.tracking.version(product, version)
+        is_the_same = found is not None and found.stored.sha256 == before.get("sha256")
+        return version if is_the_same else None
 
     def newest_rows(self, product: str, served: ServedModel, count: int) -> "pd.DataFrame":
         """The newest rows of a product that a model can be asked about, in time order."""
@@ -222,7 +245,7 @@ class Predictions:
         import pandas as pd
 
         if served is None:
-            return Answers(None, None, 0, None)
+            return Answers(None, None, None, 0, None)
         asked, unknown = _asked(connection, product, served)
         frame = pd.DataFrame(
             {
@@ -236,7 +259,7 @@ class Predictions:
                 "trained_until": pd.Timestamp(served.fitted_until),
             }
         )
-        return Answers(served.model, served.version, unknown, frame)
+        return Answers(served.model, served.version, served.stored.sha256, unknown, frame)
 
     def _load(self, served: ServedModel) -> Any:
         """The model, loaded and held against its hash once."""
@@ -244,12 +267,6 @@ class Predictions:
         if key not in self._loaded:
             self._loaded[key] = self.champions.load(served)
         return self._loaded[key]
-
-    def _is_simulated(self, day: date) -> bool:
-        """Whether lines of the day, or of the eve that its first rows come from, are made up."""
-        manifests = [self.lake.manifest(near) for near in (day - timedelta(days=1), day)]
-        segments = [entry for found in manifests if found for entry in found["segments"]]
-        return any(entry["is_simulated"] for entry in segments)
 
 
 def _products(connection: "duckdb.DuckDBPyConnection") -> list[str]:
@@ -274,7 +291,11 @@ def _kept(connection: "duckdb.DuckDBPyConnection", product: str, record: dict[st
     sql = "select * from predictions where product_id = $product order by ts"
     frame = connection.sql(sql, params={"product": product}).to_arrow_table().to_pandas()
     return Answers(
-        record["model"], record["version"], record["threshold_unknown"], frame[list(ANSWERS)]
+        record["model"],
+        record["version"],
+        record.get("sha256"),
+        record["threshold_unknown"],
+        frame[list(ANSWERS)],
     )
 
 
@@ -298,6 +319,7 @@ def _facts(found: dict[str, Answers], path: Path | None) -> dict[str, Any]:
         product: {
             "model": said.model,
             "version": said.version,
+            "sha256": said.sha256,
             "threshold_unknown": said.threshold_unknown,
             **asdict(realized_day(written[written["product_id"] == product])),
         }

@@ -95,7 +95,7 @@ class Quality:
             fingerprint=fingerprint,
             validated_at=now.isoformat(timespec="seconds"),
             profile_rows=len(profile),
-            is_simulated=self._is_simulated(day),
+            is_simulated=self.lake.is_simulated(day),
             failures=tuple(
                 failure(suite, suite.expectations[number], rows)
                 for number, rows in _failed(suite, profile)
@@ -173,12 +173,6 @@ class Quality:
             found = connection.sql(sql, params=parameters).to_arrow_table()
         profile: pd.DataFrame = found.to_pandas()
         return profile
-
-    def _is_simulated(self, day: date) -> bool:
-        """Whether lines of the day, or of the eve that its first rows come from, are made up."""
-        manifests = [self.lake.manifest(near) for near in (day - timedelta(days=1), day)]
-        segments = [entry for found in manifests if found for entry in found["segments"]]
-        return any(entry["is_simulated"] for entry in segments)
 
 
 def _sql(suite: Suite) -> str:

@@ -85,18 +85,19 @@ class Tracking:
         if mlflow.active_run() is not None:
             raise RuntimeError(f"MLflow run {mlflow.active_run().info.run_id} is still active.")
         # dagster-mlflow wants a resource's init context; a step's says the same under other names.
-        MlFlow(  # type: ignore[no-untyped-call]
-            SimpleNamespace(
-                log=context.log,
-                dagster_run=SimpleNamespace(job_name=name),
-                run_id=context.run.run_id,
-                resource_config={
-                    "experiment_name": EXPERIMENT,
-                    "mlflow_tracking_uri": self.uri,
-                    "extra_tags": dict(tags),
-                },
+        with self._client():
+            MlFlow(  # type: ignore[no-untyped-call]
+                SimpleNamespace(
+                    log=context.log,
+                    dagster_run=SimpleNamespace(job_name=name),
+                    run_id=context.run.run_id,
+                    resource_config={
+                        "experiment_name": EXPERIMENT,
+                        "mlflow_tracking_uri": self.uri,
+                        "extra_tags": dict(tags),
+                    },
+                )
             )
-        )
         status = "FAILED"
         try:
             yield
@@ -154,17 +155,37 @@ class Tracking:
         return StoredModel(run.info.run_id, info.model_uri, name, version, sha256)
 
     def _register(self, name: str, info: Any, run_id: str, tags: Mapping[str, str]) -> str:
-        client = self._mlflow().MlflowClient()
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
-        made = client.create_model_version(
-            name, info.model_uri, run_id, dict(tags), model_id=info.model_id, await_creation_for=0
-        )
+        with self._client() as client:
+            if not client.search_registered_models(f"name = '{name}'"):
+                client.create_registered_model(name)
+            made = client.create_model_version(
+                name,
+                info.model_uri,
+                run_id,
+                dict(tags),
+                model_id=info.model_id,
+                await_creation_for=0,
+            )
         return str(made.version)
 
     def version(self, product: str, version: str) -> RegisteredVersion | None:
         """A version by its number; None where there is none."""
         return self._newest(product, f"version_number = {int(version)}")
+
+    def archives(self, product: str) -> dict[str, str]:
+        """The hashes of a product's archives by version: a deleted registry counts from 1 again."""
+        if not self.is_there:
+            return {}
+        found: dict[str, str] = {}
+        token: str | None = None
+        with self._client() as client:
+            while token != "":
+                page = client.search_model_versions(
+                    f"name = '{registered_name(product)}'", max_results=1_000, page_token=token
+                )
+                found |= {str(made.version): made.tags["sha256"] for made in page}
+                token = page.token or ""
+        return found
 
     def newest(self, product: str, rung: str) -> RegisteredVersion | None:
         """The newest version of a rung; None where there is none."""
@@ -173,15 +194,12 @@ class Tracking:
     def _newest(self, product: str, condition: str) -> RegisteredVersion | None:
         if not self.is_there:
             return None
-        found = (
-            self._mlflow()
-            .MlflowClient()
-            .search_model_versions(
+        with self._client() as client:
+            found = client.search_model_versions(
                 f"name = '{registered_name(product)}' and {condition}",
                 max_results=1,
                 order_by=["version_number DESC"],
             )
-        )
         if not found:
             return None
         (made,) = found
@@ -195,24 +213,24 @@ class Tracking:
         """The versions of a product that an alias names, by alias."""
         if not self.is_there:
             return {}
-        client = self._mlflow().MlflowClient()
-        found = client.search_registered_models(f"name = '{registered_name(product)}'")
+        with self._client() as client:
+            found = client.search_registered_models(f"name = '{registered_name(product)}'")
         return {name: str(version) for model in found for name, version in model.aliases.items()}
 
     def move_alias(self, product: str, alias: str, version: str | None) -> None:
         """Makes an alias name a version, or none."""
-        client = self._mlflow().MlflowClient()
         name = registered_name(product)
-        if version is None:
-            client.delete_registered_model_alias(name, alias)
-        else:
-            client.set_registered_model_alias(name, alias, version)
+        with self._client() as client:
+            if version is None:
+                client.delete_registered_model_alias(name, alias)
+            else:
+                client.set_registered_model_alias(name, alias, version)
 
     def tag_version(self, product: str, version: str, tags: Mapping[str, str]) -> None:
         """Notes something of a version."""
-        client = self._mlflow().MlflowClient()
-        for key, value in tags.items():
-            client.set_model_version_tag(registered_name(product), version, key, value)
+        with self._client() as client:
+            for key, value in tags.items():
+                client.set_model_version_tag(registered_name(product), version, key, value)
 
     @property
     def is_there(self) -> bool:
@@ -244,10 +262,10 @@ class Tracking:
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float | None]) -> None:
         """Adds metrics to a finished run; what is None is left out."""
-        client = self._mlflow().MlflowClient()
-        for name, value in metrics.items():
-            if value is not None:
-                client.log_metric(run_id, name, value)
+        with self._client() as client:
+            for name, value in metrics.items():
+                if value is not None:
+                    client.log_metric(run_id, name, value)
 
     def _archive(self, uri: str) -> Path:
         mlflow = self._mlflow()
@@ -258,9 +276,33 @@ class Tracking:
                 f"The model {uri} is not to be had ({error}); train again."
             ) from error
 
+    @contextmanager
+    def _client(self) -> Iterator[Any]:
+        """The store's client; what it refuses, or cannot answer, is told in a sentence.
+
+        A store of our own is made with its own artifact folder.
+        """
+        mlflow = self._mlflow()
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            if self.uri.startswith(SQLITE):
+                Path(self.uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+                if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+                    mlflow.create_experiment(EXPERIMENT, Path(self.artifacts).as_uri())
+            yield mlflow.MlflowClient()
+        except (mlflow.exceptions.MlflowException, SQLAlchemyError) as error:
+            said = str(error).splitlines()[0][:300]
+            raise BadInputError(
+                f"{self.uri}: MLflow does not do what is asked ({said}); "
+                "`volatility doctor` says more."
+            ) from error
+
     def _mlflow(self) -> Any:
-        """MLflow, pointed at the store; a store of our own is made with its own artifact folder."""
+        """MLflow, pointed at the store."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # By default a server that is down is asked for minutes, longer than a sensor may take.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("DO_NOT_TRACK", "true")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         import mlflow
@@ -269,10 +311,6 @@ class Tracking:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         mlflow.set_tracking_uri(self.uri)
-        if self.uri.startswith(SQLITE):
-            Path(self.uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-            if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-                mlflow.create_experiment(EXPERIMENT, Path(self.artifacts).as_uri())
         return mlflow
 
 

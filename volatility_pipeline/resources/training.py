@@ -1,4 +1,4 @@
-"""The stages splits and models over the lake, and whether any model stage is current.
+"""The stages splits and models over the lake, and what every model stage is made from.
 
 How rows are split and models fitted is `domain/`; this reads and writes, and keeps the record of
 what each was made from. Walk-forward and evaluation are made in `evaluations`.
@@ -7,25 +7,34 @@ what each was made from. Walk-forward and evaluation are made in `evaluations`.
 import hashlib
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS
 from volatility_pipeline.domain.models import FittedModel, fit, scores
+from volatility_pipeline.domain.schemas import TABLES
 from volatility_pipeline.domain.search import Trial
 from volatility_pipeline.domain.splits import EMBARGO_SECONDS, HORIZON_SECONDS, ROLES, Policy, split
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.tracking import Tracking, library_versions
-from volatility_pipeline.resources.warehouse import STAGE_SQL, Warehouse, code_hash
+from volatility_pipeline.resources.warehouse import (
+    DOMAIN,
+    STAGE_SQL,
+    Warehouse,
+    code_hash,
+    connect,
+    create_view,
+    sql_text,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DOMAIN = Path(__file__).parents[1] / "domain"
 _SPLITTING = ("splits.py",)
 _FITTING = (
     "decisions.py",
@@ -44,7 +53,9 @@ CODE = {
     "evaluation": (
         *_JUDGING,
         "controls.py",
+        "ablation.py",
         "feature_analysis.py",
+        "importance.py",
         "leakage.py",
         "threshold_analysis.py",
         "timeline.py",
@@ -53,7 +64,7 @@ CODE = {
 """The files of `domain/` that decide what a stage holds."""
 
 SOURCES = {"models": ("splits",), "evaluation": ("models", "walk_forward")}
-"""The model stages that a stage is made from; the others are made from the data stages."""
+"""The model stages that a stage is made from; the others are made from the labelled rows."""
 
 LIBRARIES = ("duckdb", "numpy", "pandas", "scikit-learn", "scipy", "skops", "xgboost")
 SEED = 0
@@ -79,38 +90,37 @@ class Training:
 
     def made_from(self, stage: str, product: str, policy: Policy) -> dict[str, Any]:
         """All that decides a model stage's partition: inputs, code, policy, seed."""
-        made_from: dict[str, Any] = {"code": _code_hash(stage), "policy": policy}
+        made_from: dict[str, Any] = {"code": code_digest(CODE[stage]), "policy": policy}
         if stage in SOURCES:
-            made_from["inputs"] = {
-                source: self.lake.content(source, product) for source in SOURCES[stage]
-            }
+            made_from["inputs"] = _contents(self.lake, stage, product)
         else:
             made_from["code"] += code_hash("splits")
-            made_from["inputs"] = {
-                f"{source}/{day}": content
+            days = (
+                self.lake.content(source, day)
                 for source in ("features", "labels")
                 for day in self.lake.days(source)
-                if (content := self.lake.content(source, day))
-            }
+            )
+            rows = _rows_content(self.warehouse, product, tuple(days))
+            made_from["inputs"] = {"labelled_rows": rows}
         if stage != "splits":
             made_from["seed"] = SEED
             made_from["search_seconds"] = self.search_seconds
             made_from["libraries"] = library_versions(LIBRARIES)
         return made_from
 
-    def is_current(self, product: str, policy: Policy) -> bool:
-        """Whether every model stage is there, made from what is there now."""
-        for stage in CODE:
-            record = self.lake.record(stage, product)
-            if record is None or record["made_from"] != self.made_from(stage, product, policy):
-                return False
-        return True
+    def are_registered(self, product: str) -> bool:
+        """Whether the models that the record names are in the registry, the very same."""
+        record = self.lake.record("models", product) or {"models": {}}
+        stored = [entry["stored"] for entry in record["models"].values()]
+        named = {entry["version"]: entry["sha256"] for entry in stored}
+        return named.items() <= self.tracking.archives(product).items()
 
     def split(self, product: str, policy: Policy) -> dict[str, Any]:
         """Writes a product's splits and returns their record."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        made_from = self.made_from("splits", product, policy)
         rows = self.warehouse.labelled_rows(product)
         made = split(
             rows["ts"].to_numpy(),
@@ -137,7 +147,6 @@ class Training:
             "source": self._source(days),
             "days": days,
         }
-        made_from = self.made_from("splits", product, policy)
         return self.warehouse.write_rows("splits", product, rows, made_from, facts)
 
     def _source(self, days: list[str]) -> dict[str, Any]:
@@ -199,7 +208,7 @@ class Training:
             "seen_until": str(frame["ts"].max()) if len(frame) else None,
             "seed": SEED,
             "search_seconds": self.search_seconds,
-            "code": _code_hash("models"),
+            "code": code_digest(CODE["models"]),
             "python": platform.python_version(),
             "libraries": library_versions(LIBRARIES),
         }
@@ -217,6 +226,7 @@ class Training:
         """
         provenance = self.provenance(product, frame)
         policy = provenance["label_policy"]
+        made_from = self.made_from("models", product, policy)
         train, validation = (frame[frame["role"] == role] for role in ROLES[:2])
         models: dict[str, dict[str, Any]] = {}
         for name in LADDER:
@@ -254,7 +264,7 @@ class Training:
             "rows": len(models),
             "bytes": None,
             "sha256": hashlib.sha256("".join(hashes).encode()).hexdigest(),
-            "made_from": self.made_from("models", product, policy),
+            "made_from": made_from,
             "provenance": provenance,
             "models": models,
         }
@@ -272,11 +282,72 @@ def average_precision(model: FittedModel, rows: "pd.DataFrame") -> float | None:
     return float(average_precision_score(target, scores(model.estimator, rows)))
 
 
-def _code_hash(stage: str) -> str:
+def code_digest(files: Iterable[str | Path]) -> str:
+    """Hash of code by which a thing is made: files of `domain/` by name, others by path."""
     digest = hashlib.sha256()
-    for name in CODE[stage]:
+    for name in files:
         digest.update((DOMAIN / name).read_bytes())
     return digest.hexdigest()[:16]
+
+
+def models_of_splits(lake: Lake, product: str) -> dict[str, Any]:
+    """The record of a product's models, if they were made from the splits that are there.
+
+    Asked about rows of other splits, a model may have been trained on what it is judged by.
+
+    Raises:
+        BadInputError: There are none, or they were not.
+    """
+    record = lake.record("models", product)
+    if record is None:
+        raise BadInputError(f"{product}: no models; `volatility train` makes them.")
+    if record["provenance"]["data_fingerprint"] != lake.content("splits", product):
+        raise BadInputError(
+            f"{product}: the models were made from other splits; `volatility train` makes them "
+            "anew."
+        )
+    return record
+
+
+def evaluated_models(lake: Lake, product: str) -> dict[str, Any]:
+    """The record of a product's models, if splits and evaluation that are there are theirs.
+
+    Raises:
+        BadInputError: There are none, or they are not.
+    """
+    models = models_of_splits(lake, product)
+    evaluation = lake.record("evaluation", product)
+    if evaluation is None:
+        raise BadInputError(f"{product}: no evaluated models; `volatility train` makes them.")
+    if evaluation["made_from"]["inputs"] != _contents(lake, "evaluation", product):
+        raise BadInputError(
+            f"{product}: the evaluation was made from other models or another walk-forward; "
+            "`volatility train` makes it anew."
+        )
+    return models
+
+
+def _contents(lake: Lake, stage: str, product: str) -> dict[str, str | None]:
+    """What the model stages hold that a stage is made from."""
+    return {source: lake.content(source, product) for source in SOURCES[stage]}
+
+
+@lru_cache(maxsize=64)
+def _rows_content(warehouse: Warehouse, product: str, days: tuple[str | None, ...]) -> str:  # noqa: ARG001
+    """A product's labelled rows as a hash, whatever else its days hold.
+
+    Args:
+        warehouse: The SQL over the lake.
+        product: The market.
+        days: The contents of all days of all products: as long as they stay, so do the rows.
+    """
+    with connect(warehouse.threads) as connection:
+        for stage in ("features", "labels"):
+            create_view(connection, TABLES[stage], warehouse.lake.files(stage))
+        rows = connection.sql(sql_text("50_splits.sql"), params={"product": product})
+        hashed = "count(*), sum(hash(own)), bit_xor(hash(own))"
+        (found,) = rows.set_alias("own").aggregate(hashed).fetchall()
+    return "-".join(map(str, found))
 
 
 def _parameters(model: FittedModel) -> dict[str, Any]:

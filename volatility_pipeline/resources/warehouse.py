@@ -268,13 +268,16 @@ class Warehouse:
             return [row[0] for row in connection.execute(sql).fetchall()]
 
     def newest_tick(self, product: str) -> datetime | None:
-        """The event time of a product's newest tick, UTC; None without one in the last two days."""
+        """The event time of a product's newest tick, UTC; None without any."""
+        sql = "select max(event_time) from ticks where product_id = $product"
         with connect(self.threads) as connection:
-            files = [self.lake.file("ticks", day) for day in self.lake.days("ticks")[-2:]]
-            create_view(connection, TABLES["ticks"], files)
-            sql = "select max(event_time) from ticks where product_id = $product"
-            found = connection.execute(sql, {"product": product}).fetchone()
-        return found[0].replace(tzinfo=UTC) if found and found[0] else None
+            for day in reversed(self.lake.days("ticks")):
+                create_view(connection, TABLES["ticks"], [self.lake.file("ticks", day)])
+                ((found,),) = connection.execute(sql, {"product": product}).fetchall()
+                if found is not None:
+                    newest: datetime = found.replace(tzinfo=UTC)
+                    return newest
+        return None
 
     def bad_rows(
         self,

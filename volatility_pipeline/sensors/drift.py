@@ -23,7 +23,8 @@ RETRAINS: Mapping[str, tuple[str, ...]] = {
     "high": ("retrain_now",),
     "never": (),
 }
-"""Which actions retrain by themselves, by `VOLATILITY_RETRAIN_ON_DRIFT`."""
+"""Which actions retrain by themselves, by `VOLATILITY_RETRAIN_ON_DRIFT`. Never `mend`: what is
+learnt from faulty data is the fault."""
 
 
 @dg.sensor(
@@ -51,6 +52,8 @@ def drift_sensor(
         try:
             served = drift_watch.champions.find(product)
             day = drift_watch.newest_day(product, now.date())
+            if served is None:
+                _nobody(alerts, product, now)
             if served is None or day is None:
                 continue
             record = drift_watch.record(product)
@@ -105,6 +108,12 @@ def tell(alerts: Alerts, product: str, verdict: Mapping[str, Any], *, link: str 
         elif is_bad is False:
             news += alerts.recover(kind, product, "", at=judged, link=link)
     return news
+
+
+def _nobody(alerts: Alerts, product: str, now: datetime) -> None:
+    """Ends what is said of a champion once there is none."""
+    for kind in ("drift", "performance"):
+        alerts.recover(kind, product, "", at=now, title="There is no champion any more.")
 
 
 def _retraining(

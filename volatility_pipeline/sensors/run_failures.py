@@ -5,18 +5,23 @@ not do: it moves on after an error in its body, leaves out the runs of this proj
 has no tick on which alerts that could not be delivered are tried again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
 from volatility_pipeline.domain.alerts import Alert, Number
+from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.partitions import RANGE_END, RANGE_START, is_covered
 from volatility_pipeline.resources.alerts import Alerts
 from volatility_pipeline.settings import Settings
 
 PARTITION = "dagster/partition"
 WILL_RETRY = "dagster/will_retry"
+BY_COMMAND = {"volatility/by": "command"}
+"""Tags of a run that a command waits for: it says itself what was wrong with its input."""
+
 MAX_RETRIES = "dagster/max_retries"
 INTERVAL_SECONDS = 29
 # A run's end is stamped by its own process and stored a moment later: each tick looks again at the
@@ -76,7 +81,26 @@ def tell(instance: dg.DagsterInstance, alerts: Alerts, record: dg.RunRecord) -> 
     is_asking = instance.run_retries_enabled and MAX_RETRIES in run.tags
     if run.tags.get(WILL_RETRY, str(is_asking).lower()) == "true":
         return 0
+    if BY_COMMAND.items() <= run.tags.items() and _is_bad_input(instance, run):
+        return 0
     return sum(alerts.raise_(alert) for alert in _failures(instance, alerts, run, end))
+
+
+def _is_bad_input(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether all that failed in a run is what a person gave it."""
+    failed = _events(instance, run, dg.DagsterEventType.STEP_FAILURE)
+    return bool(failed) and all(
+        any(error.cls_name == BadInputError.__name__ for error in _errors(event))
+        for event in failed
+    )
+
+
+def _errors(event: dg.DagsterEvent) -> Iterator[Any]:
+    """What a step failed with: Dagster's wrapper, then each cause in turn."""
+    error = event.step_failure_data.error
+    while error is not None:
+        yield error
+        error = error.cause
 
 
 def _failures(
@@ -199,10 +223,8 @@ def _events(
 
 def _reason(event: dg.DagsterEvent) -> str:
     """What a step failed with: the fault itself, not Dagster's wrapper around it."""
-    error = event.step_failure_data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    return error.message if error is not None else event.message or ""
+    errors = list(_errors(event))
+    return errors[-1].message if errors else event.message or ""
 
 
 def _brief(value: object) -> Number:

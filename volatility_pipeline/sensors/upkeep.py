@@ -6,7 +6,9 @@ import dagster as dg
 
 from volatility_pipeline import timing
 from volatility_pipeline.domain.alerts import Alert
-from volatility_pipeline.resources.alerts import Alerts
+from volatility_pipeline.domain.errors import BadInputError
+from volatility_pipeline.jobs import BUILD, PREDICT, TRAIN, UPDATE
+from volatility_pipeline.resources.alerts import Alerts, end_spikes
 from volatility_pipeline.resources.champions import Champions
 from volatility_pipeline.resources.warehouse import Warehouse
 from volatility_pipeline.settings import Settings
@@ -26,28 +28,26 @@ def upkeep_sensor(
     champions: dg.ResourceParam[Champions],
     warehouse: dg.ResourceParam[Warehouse],
 ) -> dg.SkipReason:
-    """Raises an alert for a stale champion, a silent feed and a pipeline that does not run.
+    """Raises an alert for a silent feed, a pipeline that does not run and a stale champion.
 
-    Each is over once it is. Once a day it deletes the runs that nobody needs any more. On with
-    `VOLATILITY_UNATTENDED=true`.
+    Each is over once it is, and so is a spike alert that nothing speaks of any more. Once a day it
+    deletes the runs that nobody needs any more. On with `VOLATILITY_UNATTENDED=true`.
     """
     now, settings = datetime.now(UTC), Settings()
     news = sum(
-        [
-            *(
-                _champion(alerts, champions, product, now)
-                for product in warehouse.lake.products("splits")
-            ),
-            *(
-                _feed(alerts, warehouse, product, now, settings.volatility_feed_minutes)
-                for product in settings.volatility_products
-            ),
-            _runs(alerts, context.instance, now),
-        ]
+        _feed(alerts, warehouse, product, now, settings.volatility_feed_minutes)
+        for product in settings.volatility_products
     )
+    news += _runs(alerts, context.instance, now) + end_spikes(alerts, now=now)
     if context.cursor != str(now.date()):
         prune_runs(context.instance)
         context.update_cursor(str(now.date()))
+    # Last: a registry that is broken, or slow to say that it is, keeps nothing else waiting.
+    for product in warehouse.lake.products("splits"):
+        try:
+            news += _champion(alerts, champions, product, now)
+        except BadInputError as error:
+            context.log.warning("%s", error)
     delivered = alerts.deliver()
     return dg.SkipReason(f"{news} alerts and recoveries were news; {delivered} came late.")
 
@@ -77,15 +77,22 @@ def _feed(alerts: Alerts, warehouse: Warehouse, product: str, now: datetime, min
 
 
 def _runs(alerts: Alerts, instance: dg.DagsterInstance, now: datetime) -> int:
-    """Whether any run has succeeded of late; before the first one nothing is missed."""
-    filtered = dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS])
-    newest = instance.get_run_records(filtered, limit=1, order_by="update_timestamp")
+    """Whether a run that makes something has succeeded of late; before the first none is missed."""
+    newest = [
+        record.update_timestamp
+        for job in (BUILD, UPDATE, TRAIN, PREDICT)
+        for record in instance.get_run_records(
+            dg.RunsFilter(job_name=job.name, statuses=[dg.DagsterRunStatus.SUCCESS]),
+            limit=1,
+            order_by="update_timestamp",
+        )
+    ]
     if not newest:
         return 0
-    at = newest[0].update_timestamp.astimezone(UTC)
+    at = max(newest).astimezone(UTC)
     if now - at <= timing.RUN_AGE:
         return alerts.recover("no_run", "", "", at=now)
-    title = f"No run has succeeded since {at:%Y-%m-%d %H:%M} UTC."
+    title = f"Nothing was built, trained or predicted since {at:%Y-%m-%d %H:%M} UTC."
     return alerts.raise_(Alert("no_run", "", "", title=title, since=at, noticed_at=now))
 
 

@@ -40,6 +40,7 @@ from volatility_pipeline.domain.drift_verdict import (
     decide,
     performance,
 )
+from volatility_pipeline.domain.realized import realized_day
 from volatility_pipeline.domain.schemas import FEATURE_COLUMNS
 
 NORMAL = norm.ppf((np.arange(100) + 0.5) / 100)
@@ -350,13 +351,27 @@ class TestPerformance:
             ((own["probability"] - own["is_spike"]) ** 2).mean(), abs=1e-12
         )
 
-    def test_only_known_labels_out_of_sample_and_every_tenth_second_count(self, rows):
+    def test_only_known_labels_out_of_sample_count_and_every_tenth_second_for_intervals(self, rows):
         spoiled = rows.astype({"is_spike": object})
         spoiled.loc[::2, "out_of_sample"] = False
         spoiled.loc[1::4, "is_spike"] = None
         shifted = spoiled.assign(ts=spoiled["ts"] + pd.Timedelta(seconds=5))
         both = pd.concat([spoiled, shifted]).sort_values("ts")
-        assert [each.rows for each in judge(both).days] == 7 * [360]
+        found, alone = judge(both), judge(spoiled)
+        assert [each.rows for each in found.days] == 7 * [720]
+        assert [each.rows for each in alone.days] == 7 * [360]
+        assert (found.gain, found.lift) == (alone.gain, alone.lift)
+
+    def test_a_day_s_numbers_are_those_that_its_predictions_are_recorded_with(self, rows):
+        newest = rows[rows["ts"] >= "2026-01-14"]
+        shown, recorded = judge(rows).days[-1], realized_day(newest.assign(is_alert=False))
+        assert shown.average_precision is not None
+        assert (shown.rows, shown.base_rate, shown.average_precision, shown.brier) == (
+            recorded.judged_rows,
+            recorded.base_rate,
+            recorded.average_precision,
+            recorded.brier,
+        )
 
     def test_few_spikes_few_blocks_and_no_label_are_insufficient(self, rows):
         few = judge(rows.head(300))
@@ -426,6 +441,14 @@ class TestDecision:
         assert (verdict.action, verdict.reasons[0]) == ("retrain_now", "It fails.")
         quiet = decide("BTC-USD", self.drift("none"), holding)
         assert quiet.reasons[0] == "No drift beyond that of the reference days."
+
+    @pytest.mark.parametrize("state", STATES)
+    def test_faulty_data_are_mended_before_anything_is_trained(self, state):
+        stuck = Finding("quality", "high", "A column is stuck.", (0, 0, 1))
+        verdict = decide(
+            "BTC-USD", replace(self.drift("high"), findings=(stuck,)), Performance(state, "", ())
+        )
+        assert (verdict.severity, verdict.action) == ("high", "mend")
 
     def test_a_short_reference_is_no_alarm_and_says_so(self):
         short = Reference.of(moods(3)).judge([day(40, 9.0)])

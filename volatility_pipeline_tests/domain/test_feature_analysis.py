@@ -12,26 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
+from volatility_pipeline.domain.ablation import (
+    ALL,
+    GROUPS,
+    Ablation,
+    GroupWorth,
+    ablate,
+    beyond_har,
+)
 from volatility_pipeline.domain.bootstrap import Blocks
 from volatility_pipeline.domain.evaluation import Estimate
 from volatility_pipeline.domain.feature_analysis import (
-    ALL,
     ANALYSED,
-    GROUPS,
     LEARNERS,
     NO_ABLATION,
-    Ablation,
-    GroupWorth,
-    Importance,
-    ablate,
     analyse,
     best_on_validation,
-    beyond_har,
     correlate,
-    importances,
-    shuffled_blocks,
     thinned,
 )
+from volatility_pipeline.domain.importance import Importance, importances, shuffled_blocks
 from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS
 from volatility_pipeline.domain.models import fit, scores
 from volatility_pipeline.domain.splits import LeakyRowsError
