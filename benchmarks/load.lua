@@ -16,9 +16,10 @@ end
 
 function done(summary, latency)
   local shares = {}
-  for _, share in ipairs({1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 99.99, 100}) do
+  for _, share in ipairs({50, 75, 90, 95, 99, 99.9, 99.99}) do
     shares[#shares + 1] = string.format('"%g": %g', share, latency:percentile(share) / 1e6)
   end
+  shares[#shares + 1] = string.format('"100": %g', latency.max / 1e6)
   local e = summary.errors
   io.write(string.format(
     '{"requests": %d, "seconds": %g, "errors": %d, "latency": {%s}}\n',

@@ -275,9 +275,10 @@ def draw(
     middle.set(title="GET and POST together, at their rates", ylabel="ms", yscale="log")
     middle.set_xscale("log")
     middle.set_xticks(list(ticks.values()), [f"p{share}" for share in ticks])
-    right.plot([at for at, _ in memory], [size / 2**20 for _, size in memory])
+    sizes = [size / 2**20 for _, size in memory]
+    right.plot([at for at, _ in memory], sizes)
     right.set(title="The server's memory meanwhile", xlabel="s", ylabel="MiB")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.2 * max(sizes, default=1))
     for axes in (left, middle):
         axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)

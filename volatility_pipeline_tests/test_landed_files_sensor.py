@@ -199,7 +199,7 @@ def test_days_that_no_champion_answered_for_are_asked_for_once_a_champion(
     register(sensing.lake.root, "BTC-USD", ["persistence"], policy="training")
     appoint(sensing.lake.root, "BTC-USD", "persistence")
     (request,) = sensing.tick()
-    assert (request.job_name, covered([request])) == ("predict", [("2026-03-01", "2026-03-02")])
+    assert (request.job_name, covered([request])) == ("predict", [("2026-03-01", "2026-03-01")])
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no")

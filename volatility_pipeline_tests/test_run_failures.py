@@ -192,7 +192,7 @@ def test_bad_input_of_a_command_is_no_alert_and_that_of_a_sensor_s_run_is(
         sensing.run("build", D1, D2, **BY_COMMAND)
         assert sensing.tick() == []
         sensing.run("build", D1, D2)
-        assert sensing.tick() == [("run_failed", "", f"bars {D1} to {D2}", False)]
+        assert sensing.tick() == [("run_failed", "", f"bars, features {D1} to {D2}", False)]
     BROKEN.add("bars")
     sensing.run("build", D3, D3, **BY_COMMAND)
     assert sensing.tick() == [("run_failed", "", f"bars {D3}", False)]

@@ -6,7 +6,7 @@ What drift is and when it is severe is `domain/drift` and `domain/drift_verdict`
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -29,7 +29,8 @@ from volatility_pipeline.domain.models import probabilities
 from volatility_pipeline.domain.schemas import DRIFT, TABLES
 from volatility_pipeline.resources.champions import Champions, ServedModel
 from volatility_pipeline.resources.lake import Lake, read_json, write_json
-from volatility_pipeline.resources.warehouse import DOMAIN, Warehouse, connect, create_view
+from volatility_pipeline.resources.training import code_digest
+from volatility_pipeline.resources.warehouse import Warehouse, connect, create_view
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,13 +75,11 @@ class DriftWatch:
 
     def made_from(self, day: date, served: ServedModel) -> dict[str, Any]:
         """What decides a day's verdict: the day, its features, its predictions, the champion."""
-        digest = hashlib.sha256()
-        for name in CODE:
-            digest.update((DOMAIN / name).read_bytes())
         return {
-            "code": digest.hexdigest()[:16],
+            "code": code_digest(CODE),
             "day": str(day),
             "champion": served.version,
+            "sha256": served.stored.sha256,
             "inputs": {
                 stage: self.lake.content(stage, day) for stage in ("features", "predictions")
             },
@@ -106,7 +105,7 @@ class DriftWatch:
     def in_drift(self, product: str) -> str | None:
         """Why the champion is in drift, a clause that continues "The champion …"; None if not."""
         record, served = self.record(product), self.champions.find(product)
-        if record is None or served is None or record["made_from"]["champion"] != served.version:
+        if record is None or served is None or not is_of(record, served):
             return None
         verdict = record["verdict"]
         if verdict["action"] not in ("retrain", "retrain_now"):
@@ -172,7 +171,7 @@ class DriftWatch:
             "ticks": self.lake.content("ticks", day),
             "books": hashlib.sha256(json.dumps(books).encode()).hexdigest(),
             "model": served.stored.sha256,
-            "code": hashlib.sha256((DOMAIN / CODE[0]).read_bytes()).hexdigest(),
+            "code": code_digest(CODE[:1]),
         }
         known = read_json(path)
         if known is not None and known["made_from"] == made_from:
@@ -345,3 +344,8 @@ def _day(time: str) -> date:
 
 def _threshold(rows: "pd.DataFrame", served: ServedModel) -> Any:
     return rows["trailing_threshold"] if served.policy == "trailing" else served.constant_threshold
+
+
+def is_of(record: Mapping[str, Any], served: ServedModel) -> bool:
+    """Whether a verdict is of this champion: versions are counted anew in another registry."""
+    return bool(record["made_from"]["sha256"] == served.stored.sha256)

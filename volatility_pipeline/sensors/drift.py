@@ -15,7 +15,7 @@ from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.jobs import TRAIN, WATCH, retraining
 from volatility_pipeline.resources.alerts import Alerts
 from volatility_pipeline.resources.champions import ServedModel
-from volatility_pipeline.resources.drift import DriftWatch
+from volatility_pipeline.resources.drift import DriftWatch, is_of
 from volatility_pipeline.settings import Settings
 
 RETRAINS: Mapping[str, tuple[str, ...]] = {
@@ -57,7 +57,7 @@ def drift_sensor(
             if served is None or day is None:
                 continue
             record = drift_watch.record(product)
-            if record is not None and record["made_from"]["champion"] == served.version:
+            if record is not None and is_of(record, served):
                 tell(alerts, product, record["verdict"], link=str(drift_watch.page(product)))
                 requests += _retraining(context.instance, product, record["verdict"], served, now)
             if not drift_watch.is_current(product, now.date()):
