@@ -60,7 +60,8 @@ def evaluation(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """PR-AUC beside base rate, lift and interval of each model on the test rows, and the report.
 
-    The test rows are read here and nowhere else. The first line is the verdict, and it says
+    Test rows fit no model and choose no challenger: they are measured and analysed here, and
+    `champion` reads them to decide on a promotion. The first line is the verdict, and it says
     `INSUFFICIENT` where the data cannot carry a claim. The controls stand beside it as checks.
     """
     product = context.partition_key
