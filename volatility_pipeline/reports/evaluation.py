@@ -316,7 +316,8 @@ def _glossary(evaluation: Evaluation, _: Context) -> Iterator[Block]:
             (
                 "What was fitted where",
                 "Models on training rows, probabilities and thresholds on validation rows. Test "
-                "rows fit no model and choose no challenger; whether it is promoted is asked of them.",
+                "rows fit no model and choose no challenger; whether it is promoted is asked of "
+                "them.",
             ),
             ("The models", " ".join(f"{rung.title}: {rung.about}." for rung in rungs)),
             (

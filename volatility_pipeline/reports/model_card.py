@@ -297,7 +297,8 @@ def _metrics(subject: Subject, evaluation: Evaluation) -> Iterator[Block]:
 
 def _evaluation_data(evaluation: Evaluation, context: Context) -> Iterator[Block]:
     yield Text(
-        f"The newest 15 % of the labelled rows, one a second; none was fitted to. {event(evaluation)} "
+        "The newest 15 % of the labelled rows, one a second; none was fitted to. "
+        f"{event(evaluation)} "
         f"Rows whose {HORIZON_SECONDS} seconds cross a cut are purged, and the first "
         f"{EMBARGO_SECONDS} s after it are left out, so that no training label reaches into the "
         "test."
