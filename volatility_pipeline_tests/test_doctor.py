@@ -139,7 +139,8 @@ def test_mlflow_store_opens_or_says_why_not(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # MLflow does so itself, and leaves it
     assert health.mlflow_store(uri) == Finding("MLflow", "ok", f"{uri}, not made yet")
     assert not path.exists()
-    Tracking(uri, str(tmp_path / "artifacts"))._mlflow()
+    with Tracking(uri, str(tmp_path / "artifacts"))._client():
+        assert path.exists()
     assert health.mlflow_store(uri) == Finding("MLflow", "ok", f"{uri} opens")
     with sqlite3.connect(path) as connection:
         connection.execute("drop table experiments")
