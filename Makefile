@@ -25,7 +25,8 @@ test: .venv/ready ## Run the tests
 
 endurance: .venv/ready ## The feed's tests at full length: 500,000 messages, 100 kills
 	VOLATILITY_ENDURANCE=1 $(BIN)/pytest volatility_pipeline_tests/test_feed.py \
-		volatility_pipeline_tests/test_land.py -v --timeout 3600
+		volatility_pipeline_tests/test_land.py volatility_pipeline_tests/test_compose.py \
+		volatility_pipeline_tests/test_live.py volatility_pipeline_tests/test_parity.py -v --timeout 3600
 
 test-slow: .venv/ready ## Measure how often the intervals contain the truth
 	VOLATILITY_SLOW=1 $(BIN)/pytest volatility_pipeline_tests/test_coverage.py \

@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     volatility_topic_partitions: int = Field(default=3, ge=1)
     volatility_topic_retention_hours: float = Field(default=168.0, gt=0)
     volatility_spool_mb: int = Field(default=4096, ge=1)
+    volatility_api_key: SecretStr | None = None
+    volatility_max_age_seconds: float = Field(default=10.0, gt=0)
+    volatility_rate_limit: float = Field(default=1000.0, ge=0)
     mlflow_tracking_uri: str | None = None
     dagster_url: str = "http://localhost:3000"
     alert_webhook_url: SecretStr | None = None

@@ -36,6 +36,7 @@ INNER_WALLS = {
         "definitions",
         "settings",
     },
+    "serving": {"assets", "checks", "sensors", "cli", "definitions", "settings"},
     "assets": {"cli", "feed", "serving", "definitions"},
     "checks": {"cli", "feed", "serving", "definitions", "assets"},
     "sensors": {"cli", "feed", "serving", "definitions", "assets", "checks"},

@@ -13,6 +13,7 @@ from volatility_pipeline.cli import (
     feed,
     inference,
     models,
+    serve,
     store,
     upkeep,
 )
@@ -27,7 +28,19 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for module in (data, models, champion, inference, audit, store, feed, exchange, alerts, upkeep):
+for module in (
+    data,
+    models,
+    champion,
+    inference,
+    serve,
+    audit,
+    store,
+    feed,
+    exchange,
+    alerts,
+    upkeep,
+):
     module.register(app)
 
 

@@ -207,7 +207,7 @@ DRIFT = _table(
     ("champion_version", "VARCHAR", "the model whose days are the reference"),
     ("severity", "VARCHAR", "of drift: none, low, medium, high or insufficient"),
     ("performance", "VARCHAR", "holding, below_floor or insufficient"),
-    ("action", "VARCHAR", "none, watch, retrain, retrain_now or insufficient"),
+    ("action", "VARCHAR", "none, watch, retrain, retrain_now, mend or insufficient"),
     ("reasons", "VARCHAR", "why, in sentences"),
     ("reference_days", "INTEGER", "whole days of the reference"),
     ("widest_excess", "DOUBLE", "the widest effect, in times of its limit"),
@@ -216,7 +216,7 @@ DRIFT = _table(
         for subject, about in _JUDGED.items()
         for severity in ("low", "medium", "high")
     ),
-    ("rows", "BIGINT", "out-of-sample predictions of the day, every tenth second"),
+    ("rows", "BIGINT", "out-of-sample predictions of the day whose label is known"),
     ("base_rate", "DOUBLE", "share of spikes among them"),
     ("average_precision", "DOUBLE", "PR-AUC on them; null with too few spikes"),
     ("persistence", "DOUBLE", "that of persistence on the same rows"),

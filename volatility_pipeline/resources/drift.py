@@ -348,4 +348,4 @@ def _threshold(rows: "pd.DataFrame", served: ServedModel) -> Any:
 
 def is_of(record: Mapping[str, Any], served: ServedModel) -> bool:
     """Whether a verdict is of this champion: versions are counted anew in another registry."""
-    return bool(record["made_from"]["sha256"] == served.stored.sha256)
+    return bool(record["made_from"].get("sha256") == served.stored.sha256)

@@ -1,0 +1,1 @@
+"""The serving side: live features, and the API that answers from them."""
