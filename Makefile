@@ -32,12 +32,13 @@ test-slow: .venv/ready ## Measure how often the intervals contain the truth
 	VOLATILITY_SLOW=1 $(BIN)/pytest volatility_pipeline_tests/test_coverage.py \
 		-o log_cli=true --log-cli-level=INFO --timeout 7200
 
-check: .venv/ready ## Format, lint, types, SQL lint, definitions
+check: .venv/ready ## Format, lint, types, SQL lint, definitions, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint --processes 2 --nocolor sql
 	$(BIN)/dagster definitions validate --log-level warning
+	$(BIN)/python -m volatility_pipeline_tests.vulnerabilities
 
 format: .venv/ready ## Format Python and SQL
 	$(BIN)/ruff format .

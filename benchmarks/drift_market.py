@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from volatility_pipeline.domain.drift import DaySketch, sketch
+from volatility_pipeline.domain.day_sketch import DaySketch, sketch
 from volatility_pipeline.domain.schemas import FEATURE_COLUMNS
 
 Floats = NDArray[np.float64]

@@ -177,10 +177,12 @@ def wait_until_ready(address: str, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
-            with urllib.request.urlopen(f"{address}/ready", timeout=seconds):
-                return
+            with urllib.request.urlopen(f"{address}/ready", timeout=seconds) as answer:
+                if json.load(answer)["data_fresh"]:
+                    return
         except OSError:
-            time.sleep(0.5)
+            pass
+        time.sleep(0.5)
     raise SystemExit(f"{address}/ready: not ready within {seconds:g} s.")
 
 

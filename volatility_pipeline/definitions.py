@@ -28,7 +28,8 @@ from volatility_pipeline.checks.quality import (
 from volatility_pipeline.checks.splits import splits_do_not_overlap
 from volatility_pipeline.checks.ticks import ticks_are_recent, ticks_books_balance
 from volatility_pipeline.jobs import JOBS
-from volatility_pipeline.resources.alerts import Alerts, Channel, Log, Webhook
+from volatility_pipeline.resources.alert_channels import Channel, Log, Webhook
+from volatility_pipeline.resources.alerts import Alerts
 from volatility_pipeline.resources.analysis import Analysis
 from volatility_pipeline.resources.audit import Audit
 from volatility_pipeline.resources.champions import Champions

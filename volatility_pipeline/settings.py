@@ -40,9 +40,7 @@ class Settings(BaseSettings):
     @field_validator("volatility_products", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(name.strip() for name in value.split(",") if name.strip())
-        return value
+        return product_names(value) if isinstance(value, str) else value
 
     @property
     def data(self) -> Path:
@@ -53,3 +51,8 @@ class Settings(BaseSettings):
     def tracking_uri(self) -> str:
         """MLflow's store: the one that is set, else SQLite under the data root."""
         return self.mlflow_tracking_uri or f"sqlite:///{self.data / 'mlflow' / 'mlflow.db'}"
+
+
+def product_names(text: str) -> tuple[str, ...]:
+    """The names in a text like `BTC-USD,ETH-USD`."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -11,11 +11,23 @@ from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline_tests.broker import Broker, jars, missing_tools
 
 REPOSITORY = Path(__file__).parents[1]
+LONG = {
+    *("test_analysis", "test_audit", "test_build", "test_compose"),
+    *("test_drift_watch", "test_faults", "test_feed", "test_kill", "test_land"),
+    *("test_landed_files_sensor", "test_live", "test_monitoring", "test_parity", "test_run"),
+}
+"""Files that take longest: were one of them the last, the other process would have nothing."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Trainings leave out the noise control, half a minute each: it has a test of its own."""
     os.environ.setdefault("VOLATILITY_NOISE_MARKETS", "0")
+    config.option.loadscopereorder = False  # xdist would begin with the files of many tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the long files first."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -31,7 +43,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True)
 def own_model_store() -> Iterator[None]:
-    """Forgets, after each test, the store that MLflow noted in the environment."""
+    """Forgets, before and after each test, the store that MLflow noted in the environment."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
     yield
     os.environ.pop("MLFLOW_TRACKING_URI", None)
 

@@ -129,3 +129,4 @@ def follow(
             memory.add(line, line.stamp.replace(tzinfo=None))
             line = next(waiting, None)
         yield memory.advance(moment)
+        memory.tidy()

@@ -1,7 +1,7 @@
 """Models fitted on a lake's own rows and registered, for tests of what is done with them.
 
-What belongs here: as much of the model stages as makes versions in the registry, and appointing a
-champion. What does not: walk-forward, evaluation, and whether a promotion is earned.
+What belongs here: a data root's registry, as much of the model stages as makes versions in it, and
+appointing a champion. What does not: walk-forward, evaluation, and whether a promotion is earned.
 """
 
 import logging
@@ -13,21 +13,27 @@ from unittest.mock import patch
 
 from volatility_pipeline.domain.ladder import LADDER
 from volatility_pipeline.domain.splits import Policy
-from volatility_pipeline.resources.champions import Champions, ServedModel
+from volatility_pipeline.resources.champions import Champions
 from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.resources.served_model import ServedModel
 from volatility_pipeline.resources.tracking import Tracking
 from volatility_pipeline.resources.training import Training
 from volatility_pipeline.resources.warehouse import Warehouse
 
 NOW = datetime(2026, 3, 3, tzinfo=UTC)
+STEP = SimpleNamespace(log=logging.getLogger("test"), run=SimpleNamespace(run_id="0" * 8))
+"""As much of a Dagster step as the tracking reads."""
+
+
+def tracking(root: Path) -> Tracking:
+    """The MLflow store of a data root, where the commands look for it."""
+    store = root / "mlflow"
+    return Tracking(f"sqlite:///{store / 'mlflow.db'}", str(store / "artifacts"))
 
 
 def champions(root: Path) -> Champions:
-    """The registry of a data root, where the commands look for it."""
-    store = root / "mlflow"
-    return Champions(
-        Lake(root), Tracking(f"sqlite:///{store / 'mlflow.db'}", str(store / "artifacts"))
-    )
+    """The registry of a data root."""
+    return Champions(Lake(root), tracking(root))
 
 
 def register(
@@ -38,10 +44,9 @@ def register(
     training = Training(registry.lake, Warehouse(registry.lake), registry.tracking, 0)
     training.split(product, policy)
     chosen = {name: LADDER[name] for name in rungs}
-    step = SimpleNamespace(log=logging.getLogger("test"), run=SimpleNamespace(run_id="0" * 8))
     with (
         patch("volatility_pipeline.resources.training.LADDER", chosen),
-        registry.tracking.step(step, "test", {}),
+        registry.tracking.step(STEP, "test", {}),
     ):
         training.fit(product, training.frame(product))
     found = [registry.find(product, name) for name in rungs]

@@ -28,11 +28,10 @@ from volatility_pipeline.domain.alerts import KINDS, RUNBOOK, Alert, as_json, as
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.feed.alert_topic import AlertTopic
 from volatility_pipeline.feed.kafka import Cluster
+from volatility_pipeline.resources.alert_channels import Log, Webhook
 from volatility_pipeline.resources.alerts import (
     Alerts,
     Delivery,
-    Log,
-    Webhook,
     end_spikes,
     raise_spikes,
     retry_after,
@@ -598,7 +597,7 @@ def test_slacks_address_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
             posted.append(json.loads(request.data))
             return contextlib.nullcontext()
 
-    monkeypatch.setattr("volatility_pipeline.resources.alerts._OPENER", Opened())
+    monkeypatch.setattr("volatility_pipeline.resources.alert_channels._OPENER", Opened())
     url = "https://hooks.slack.com/services/T0/B0/x"
     assert Webhook(url).send(failure()) is None
     assert Webhook(url, "json").send(failure()) is None

@@ -361,8 +361,33 @@ def test_ready_tells_model_and_data_apart(client: Client, clock: Clock) -> None:
     late = client.get("/ready")
     assert late.status_code == 503
     assert (late.json()["model_loaded"], late.json()["data_fresh"]) == (True, False)
-    assert late.json()["products"][BTC]["data_trouble"] == "The newest row is 60 s old."
+    assert late.json()["products"][BTC]["data_trouble"] == (
+        "BTC-USD: the newest row is 60 s old; 10 s are allowed."
+    )
     assert client.get("/health").json() == {"status": "alive"}
+
+
+def test_without_live_rows_to_come_a_loaded_model_is_ready(root: Path, clock: Clock) -> None:
+    given = predictor(root, clock)
+    answer = Client(create_app(Service(given, Lake(root)))).get("/ready")
+    given.stop()
+    assert answer.status_code == 200
+    said = answer.json()
+    assert (said["ready"], said["data_fresh"], said["source"]) == (True, False, None)
+
+
+def test_row_whose_threshold_is_not_known_is_not_ready(
+    client: Client, service: Service, root: Path, clock: Clock
+) -> None:
+    clock.forward(1)
+    row = next(asked(root).itertuples())
+    later = NEWEST + timedelta(seconds=1)
+    service.predictor.take([live(row, ts=later, trailing_threshold=None)])
+    answer = client.get("/ready")
+    assert answer.status_code == 503
+    said = answer.json()["products"][BTC]
+    assert (said["model_loaded"], said["data_fresh"], said["age_seconds"]) == (True, False, 0.5)
+    assert said["data_trouble"] == client.get("/predict/BTC-USD").json()["detail"]
 
 
 def test_failed_reload_is_said_while_the_old_champion_is_ready(
@@ -375,9 +400,13 @@ def test_failed_reload_is_said_while_the_old_champion_is_ready(
     registry.tag_version(BTC, EWMA, {"sha256": "0" * 64})
     registry.move_alias(BTC, CHAMPION, EWMA)
     given.refresh()
-    client = Client(create_app(Service(given, Lake(copy))))
+    service = Service(given, Lake(copy))
+    client = Client(create_app(service))
     said = client.get("/ready").json()
     given.stop()
+    trouble = service.state(BTC).model_trouble
+    assert trouble is not None, "which the page shows"
+    assert "SHA-256 differs" in trouble
     assert said["ready"] is True
     assert "SHA-256 differs" in said["products"][BTC]["model_trouble"]
     assert said["products"][BTC]["version"] == PERSISTENCE
@@ -460,8 +489,8 @@ def test_drift_and_gaps_are_told_from_the_lake(
     verdicts = {("drift", BTC): {"verdict": {"severity": "high"}}}
     monkeypatch.setattr(Lake, "record", lambda _, *partition: verdicts.get(partition))
     found = client.get("/metrics").text
-    assert "volatility_gaps_total 3.0" in found
-    assert "volatility_reconnects_total 1.0" in found
+    assert f'volatility_gaps{{day="{today}"}} 3.0' in found
+    assert f'volatility_reconnects{{day="{today}"}} 1.0' in found
     assert 'volatility_drift_severity{product="BTC-USD"} 3.0' in found
     assert 'volatility_drift_severity{product="ETH-USD"} -1.0' in found
 
@@ -536,6 +565,30 @@ def test_large_body_is_refused_whether_it_says_its_length_or_not(
     assert client.post("/predict", content=b"x" * 1000).status_code == 422
 
 
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:80", "evil.com."])
+def test_public_name_is_answered_only_with_a_key(service: Service, host: str) -> None:
+    without, with_key = Client(create_app(service)), Client(create_app(service, key=KEY))
+    for path in ("/predict/BTC-USD", "/"):
+        refused = without.get(path, headers={"Host": host})
+        assert refused.status_code == 421
+        assert "VOLATILITY_API_KEY" in refused.json()["detail"]
+    asked = {"Host": host, "X-API-Key": KEY}
+    assert with_key.get("/predict/BTC-USD", headers=asked).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:8000", "127.0.0.1:8000", "[::1]:8000", "api:8000", "host.docker.internal"]
+)
+def test_address_and_private_name_are_answered_without_a_key(client: Client, host: str) -> None:
+    assert client.get("/predict/BTC-USD", headers={"Host": host}).status_code == 200
+
+
+def test_nobody_is_sent_elsewhere(client: Client) -> None:
+    for path in ("/docs/", "/predict/BTC-USD/", "/predict/"):
+        answer = client.get(path, headers={"Host": "elsewhere"})
+        assert (answer.status_code, answer.headers.get("location")) == (404, None)
+
+
 def test_answers_are_sealed(client: Client) -> None:
     for path in ("/predict/BTC-USD", "/nowhere", "/docs"):
         headers = client.get(path).headers
@@ -593,13 +646,22 @@ def test_docs_name_every_path_and_feature(client: Client) -> None:
         assert f"<code>{name}</code>" in text
 
 
+def test_example_in_the_document_is_answered(client: Client) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
+    (example,) = operation["requestBody"]["content"]["application/json"]["schema"]["examples"]
+    answer = client.post("/predict", json=example)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["predictions"][0]["threshold"] == example["rows"][0]["threshold"]
+
+
 # ---------------------------------------------------------------------------------- over a socket
 
 
 @contextmanager
 def listening(service: Service, **more: Any) -> Iterator[int]:
-    """A real server in a thread; the port it listens on."""
+    """A real server in a thread; the port it listens on. What is not read fills it soon."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         made = server.make_server(create_app(service, **more))
         thread = threading.Thread(target=lambda: asyncio.run(made.serve(sockets=[listener])))
         thread.start()
@@ -616,6 +678,18 @@ def until_closed(connection: socket.socket) -> bytes:
     """What the server says before it hangs up."""
     connection.settimeout(20)
     return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+def is_cut_off(connection: socket.socket, piece: bytes) -> bool:
+    """Whether the server hangs up while it is sent pieces."""
+    connection.settimeout(20)
+    try:
+        for _ in range(2000):
+            connection.sendall(piece)
+            time.sleep(0.005)
+    except ConnectionError:
+        return True
+    return False
 
 
 def test_body_that_comes_too_slowly_is_refused(
@@ -641,6 +715,83 @@ def test_head_of_any_size_is_refused(service: Service) -> None:
     with listening(service) as port, socket.create_connection(("127.0.0.1", port)) as large:
         large.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000 + b"\r\n\r\n")
         assert until_closed(large).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("before", [b"", b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n"])
+def test_header_without_an_end_is_cut_off(service: Service, before: bytes) -> None:
+    with listening(service) as port, socket.create_connection(("127.0.0.1", port)) as endless:
+        endless.sendall(before + b"GET /health HTTP/1.1\r\nHost: a\r\nX: ")
+        assert is_cut_off(endless, b"x" * 10_000)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(b"\r\n", id="a blank line"),
+        pytest.param(b"GET", id="half a head"),
+    ],
+)
+def test_connection_that_asks_nothing_more_is_closed(
+    service: Service, monkeypatch: pytest.MonkeyPatch, after: bytes
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    with listening(service) as port, socket.create_connection(("127.0.0.1", port)) as idle:
+        idle.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200 ")
+        idle.sendall(after)
+        until_closed(idle)
+
+
+def test_body_of_a_refused_request_is_not_read_for_ever(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with (
+        listening(service, key=KEY) as port,
+        socket.create_connection(("127.0.0.1", port)) as endless,
+    ):
+        endless.sendall(head)
+        assert endless.recv(4096).startswith(b"HTTP/1.1 401 ")
+        assert is_cut_off(endless, b"1\r\nx\r\n")
+
+
+def test_client_that_reads_nothing_is_hung_up_on(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "STALL_SECONDS", 0.2)
+    with listening(service) as port, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", port))
+        deaf.sendall(b"GET /history/BTC-USD HTTP/1.1\r\nHost: a\r\n\r\n" * 50)
+        assert is_cut_off(deaf, b"\r\n")
+
+
+def test_more_connections_than_may_be_are_closed_unheard(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 1)
+    with listening(service) as port, socket.create_connection(("127.0.0.1", port)) as first:
+        with socket.create_connection(("127.0.0.1", port)) as second:
+            assert is_cut_off(second, b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        first.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert first.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_bodies_together_have_a_limit_and_make_room_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HELD_BYTES", 1000)
+    head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 600\r\n\r\n"
+    with listening(service) as port, socket.create_connection(("127.0.0.1", port)) as slow:
+        slow.sendall(head + b"x" * 599)
+        answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=b"x" * 600)
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        slow.sendall(b"x")
+        assert slow.recv(4096).startswith(b"HTTP/1.1 422 ")
+        answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=b"x" * 600)
+        assert answer.status_code == 422
 
 
 def test_stream_begins_with_what_is_known_follows_each_row_and_ends_with_the_server(

@@ -16,13 +16,12 @@ from volatility_pipeline.domain.leakage import FOREST, labelled, rank
 from volatility_pipeline.domain.simulation import Market
 from volatility_pipeline.domain.splits import EMBARGO_SECONDS, ROLES
 from volatility_pipeline.resources.audit import LEAST_NOISE_HOURS, NOISE_MODELS, Audit
-from volatility_pipeline.resources.ingest import Ingest
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.landing import land_simulation
-from volatility_pipeline.resources.tracking import Tracking
 from volatility_pipeline.resources.training import Training
 from volatility_pipeline.resources.warehouse import Warehouse
-from volatility_pipeline_tests.tick_lake import at, built_lake, tick, walk, write_ticks
+from volatility_pipeline_tests.registered_models import tracking
+from volatility_pipeline_tests.tick_lake import at, build_all, built_lake, tick, walk, write_ticks
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -35,17 +34,9 @@ def audit_of(lake: Lake) -> Audit:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Five simulated hours of one product, up to their splits."""
     lake = Lake(tmp_path_factory.mktemp("audited"))
-    warehouse = Warehouse(lake)
     land_simulation(lake, Market(("BTC-USD",), START, 5, seed=1))
-    (day,) = lake.raw_days()
-    ingest = Ingest(lake, warehouse)
-    ingest.write_manifest(day)
-    ingest.build_ticks(day)
-    for stage in ("bars", "features", "labels"):
-        warehouse.build(stage, day)
-    root = lake.root / "mlflow"
-    tracking = Tracking(f"sqlite:///{root / 'mlflow.db'}", str(root / "artifacts"))
-    Training(lake, warehouse, tracking).split("BTC-USD", "trailing")
+    build_all(lake)
+    Training(lake, Warehouse(lake), tracking(lake.root)).split("BTC-USD", "trailing")
     return lake
 
 

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,16 @@ from volatility_pipeline.domain.controls import Control
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.evaluation import evaluate
 from volatility_pipeline.domain.ladder import MODEL_INPUTS
-from volatility_pipeline.domain.models import FittedModel, dump, fit, probabilities
+from volatility_pipeline.domain.models import FittedModel, fit, probabilities
 from volatility_pipeline.domain.promotion import Decision
-from volatility_pipeline.resources.champions import Champions, ServedModel
+from volatility_pipeline.resources.champions import Champions
 from volatility_pipeline.resources.lake import Lake, read_json, write_json
+from volatility_pipeline.resources.served_model import ServedModel
 from volatility_pipeline.resources.tracking import Tracking, registered_name
 from volatility_pipeline.resources.training import Training
 from volatility_pipeline.resources.warehouse import Warehouse
 from volatility_pipeline_tests.command_line import Answer, volatility
+from volatility_pipeline_tests.registered_models import STEP, tracking
 from volatility_pipeline_tests.split_frames import market_rows
 
 PRODUCT = "BTC-USD"
@@ -38,24 +40,6 @@ NAME = registered_name(PRODUCT)
 RUNGS = ("base_rate", "persistence", "har_logistic", "har_logistic")
 BASE_RATE, PERSISTENCE, HAR, HAR_AGAIN = "1", "2", "3", "4"
 FAILING = Control("overlap", False, {}, "Labels overlap.")
-
-
-@dataclass(frozen=True)
-class Step:
-    """As much of a Dagster step as the tracking reads."""
-
-    import logging
-
-    log = logging.getLogger("test")
-
-    class run:  # noqa: N801
-        run_id = "11111111-2222-3333-4444-555555555555"
-
-
-def tracking(root: Path) -> Tracking:
-    return Tracking(
-        f"sqlite:///{root / 'mlflow' / 'mlflow.db'}", str(root / "mlflow" / "artifacts")
-    )
 
 
 def split_rows() -> pd.DataFrame:
@@ -90,7 +74,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "fitted_until": str(validation["ts"].max()),
         "source": "recorded",
     }
-    with store.step(Step(), "ladder", {}):
+    with store.step(STEP, "ladder", {}):
         for place, rung in enumerate(RUNGS):
             fitted[rung] = fit(rung, train, validation, policy="trailing", seed=0)
             stored = store.store(
@@ -595,9 +579,11 @@ def pickled(_: bytes, trace: Path) -> bytes:
 
 
 def foreign(_: bytes, __: Path) -> bytes:
+    import skops.io
     from sklearn.gaussian_process.kernels import RBF
 
-    return dump({"kernel": RBF(), "function": shutil.rmtree})
+    data: bytes = skops.io.dumps({"kernel": RBF(), "function": shutil.rmtree})
+    return data
 
 
 def zipped_pickle(_: bytes, trace: Path) -> bytes:

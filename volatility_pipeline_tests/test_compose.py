@@ -282,7 +282,9 @@ def test_land_lands_what_is_replayed(
     ticker = {"type": "ticker", "product_id": "BTC-USD", "price": "100"}
     quotes = {"best_bid": "99", "best_ask": "101", "time": "2026-04-01T12:00:00Z"}
     lines = [json.dumps(ticker | quotes | {"trade_id": number}).encode() for number in range(300)]
-    recording.write_bytes(b"\n".join(lines) + b"\n")
+    # A line of another day ends the segment at once, which else would grow for 15 seconds.
+    tomorrow = json.dumps(ticker | quotes | {"time": "2026-04-02T00:00:00Z"}).encode()
+    recording.write_bytes(b"\n".join([*lines, tomorrow]) + b"\n")
     land = start("land")
     offsets = tmp_path / "raw" / "offsets.json"
     wait_until(offsets.exists)
@@ -292,7 +294,7 @@ def test_land_lands_what_is_replayed(
 
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", composed_broker.address)
     answer = volatility("replay", recording, "--speed", 0, data=tmp_path)
-    assert "300 lines sent to ticks.raw" in answer.out
+    assert "301 lines sent to ticks.raw" in answer.out
     lake = Lake(tmp_path)
     wait_until(lambda: bool(lake.raw_days() and lake.segments(lake.raw_days()[0])))
     assert land.is_healthy

@@ -96,6 +96,12 @@ def test_controls_stand_as_checks_beside_the_evaluation(definitions: dg.Definiti
     assert {key.name for key in keys} == set(CONTROLS)
 
 
+def test_each_check_tells_a_person_what_it_is(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    for key in graph.asset_check_keys:
+        assert graph.get_check_spec(key).description, key
+
+
 def test_today_is_a_partition_and_tomorrow_is_none() -> None:
     from datetime import UTC, datetime, timedelta
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from volatility_pipeline.domain.drift import COLUMNS, Effect, Reference, compare
+from volatility_pipeline.domain.day_sketch import COLUMNS
+from volatility_pipeline.domain.drift import Effect, Reference, compare
 from volatility_pipeline.domain.drift_verdict import (
     DayPerformance,
     Performance,
@@ -21,6 +22,7 @@ from volatility_pipeline.domain.evaluation import Estimate
 from volatility_pipeline.domain.schemas import FEATURE_COLUMNS
 from volatility_pipeline.reports.drift import Context, evidently_page, render
 from volatility_pipeline_tests.domain.test_drift import day, moods
+from volatility_pipeline_tests.report_contexts import text_of
 
 REFERENCE = Reference.of(moods(20))
 DAYS = (DayPerformance("2026-04-10", 8640, 900, 0.104, 0.41, 5.0, 0.39, 0.071, 0.24),)
@@ -35,12 +37,6 @@ def page(shift: float = 0.0, product: str = "BTC-USD", **options: Any) -> str:
     verdict = decide(product, drift, HOLDING)
     context = {"is_simulated": True, "history": [verdict.to_dict()], **options}
     return render(verdict, drift, HOLDING, Context(**context))
-
-
-def text_of(page: str) -> str:
-    """The words that a reader sees, on one line."""
-    body = page[page.index("<body>") :]
-    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
 
 
 def test_the_action_is_the_first_line_and_colours_it():

@@ -59,8 +59,27 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def watch(seen: Path, tmp_path: Path) -> DriftWatch:
     """Over days of the test's own, with the champion of `seen`."""
+    return copied(seen, tmp_path / "lake", seen)
+
+
+@pytest.fixture(scope="module")
+def judged(seen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same days and a later one, which was found to be of another regime."""
+    watch = copied(seen, tmp_path_factory.mktemp("judged") / "lake", seen)
+    add_day(watch, AFTER, seed=100, spread=40)
+    watch.judge(PRODUCT, today=datetime.now(UTC).date())
+    return watch.lake.root
+
+
+@pytest.fixture
+def drifted(judged: Path, seen: Path, tmp_path: Path) -> DriftWatch:
+    """Over a copy of that."""
+    return copied(judged, tmp_path / "lake", seen)
+
+
+def copied(root: Path, to: Path, registry: Path) -> DriftWatch:
     left_out = shutil.ignore_patterns("mlflow")
-    return watch_of(shutil.copytree(seen, tmp_path / "lake", ignore=left_out), seen)
+    return watch_of(shutil.copytree(root, to, ignore=left_out), registry)
 
 
 def watch_of(root: Path, registry: Path) -> DriftWatch:
@@ -173,20 +192,18 @@ def test_sensor_asks_once_for_a_verdict_then_once_for_a_retraining_and_alerts_on
 
 
 def test_sensor_retrains_once_a_week_and_not_where_the_setting_says_never(
-    watch: DriftWatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drifted: DriftWatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_day(watch, AFTER, seed=100, spread=40)
-    watch.judge(PRODUCT, today=datetime.now(UTC).date())
     alerts = Alerts(tmp_path)
     with dg.DagsterInstance.ephemeral() as instance:
         monkeypatch.setenv("VOLATILITY_RETRAIN_ON_DRIFT", "never")
-        assert tick(watch, alerts, instance) == []
+        assert tick(drifted, alerts, instance) == []
         monkeypatch.setenv("VOLATILITY_RETRAIN_ON_DRIFT", "medium")
         tags = {"dagster/partition": PRODUCT, "dagster/sensor_name": "drift_sensor"}
-        assert len(tick(watch, alerts, instance)) == 1
+        assert len(tick(drifted, alerts, instance)) == 1
         run = dg.DagsterRun(job_name="train", run_id=str(uuid4()), tags=tags)
         instance.add_run(run)
-        assert tick(watch, alerts, instance) == []
+        assert tick(drifted, alerts, instance) == []
 
 
 def test_drift_is_one_alert_for_as_long_as_it_lasts(tmp_path: Path) -> None:
@@ -252,19 +269,17 @@ class Collected:
 
 
 def test_sensor_killed_in_the_middle_of_a_tick_neither_loses_nor_repeats_an_alert(
-    watch: DriftWatch, seen: Path, tmp_path: Path
+    drifted: DriftWatch, seen: Path, tmp_path: Path
 ) -> None:
-    add_day(watch, AFTER, seed=100, spread=40)
-    watch.judge(PRODUCT, today=datetime.now(UTC).date())
     ledger = tmp_path / "ledger"
-    arguments = [sys.executable, "-W", "ignore", "-c", DYING_TICK, watch.lake.root, seen, ledger]
+    arguments = [sys.executable, "-W", "ignore", "-c", DYING_TICK, drifted.lake.root, seen, ledger]
     killed = subprocess.run(arguments, capture_output=True, cwd=Path(__file__).parents[1])
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     channel = Collected([])
     alerts = Alerts(ledger, (channel,))
     with dg.DagsterInstance.ephemeral() as instance:
         for _ in range(3):
-            (request,) = tick(watch, alerts, instance)
+            (request,) = tick(drifted, alerts, instance)
             assert request.job_name == "train"
     assert [alert.key for alert in channel.sent] == [("drift", PRODUCT, "")]
     assert len(alerts.history()) == 1

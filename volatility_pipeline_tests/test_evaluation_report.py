@@ -16,7 +16,7 @@ from volatility_pipeline.reports import page as html_page
 from volatility_pipeline.reports import pdf
 from volatility_pipeline.reports.blocks import Context, comparison
 from volatility_pipeline.reports.document import Document, Plots
-from volatility_pipeline.reports.evaluation import document, render, render_pdf
+from volatility_pipeline.reports.evaluation import document
 from volatility_pipeline.reports.plots import Plot
 from volatility_pipeline_tests.report_contexts import (
     full_context,
@@ -47,7 +47,7 @@ def context(split: pd.DataFrame) -> Context:
 
 @pytest.fixture(scope="module")
 def page(evaluation: Evaluation, context: Context) -> str:
-    return render(evaluation, context)
+    return html_page.render(document(evaluation, context))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_the_verdict_is_the_first_line(evaluation, page):
 @pytest.mark.parametrize("status", ["insufficient", "suspicious"])
 def test_what_forbids_a_claim_marks_the_verdict(evaluation, status):
     changed = replace(evaluation, verdict="No & no.", **{status: ("a reason",)})
-    page = render(changed, BARE)
+    page = html_page.render(document(changed, BARE))
     assert f'<p class="verdict {status}">No &amp; no.</p>' in page
 
 
@@ -161,13 +161,15 @@ def test_plots_have_labelled_axes_the_base_rate_and_one_colour_a_model(evaluatio
 
 def test_a_better_model_is_marked(evaluation):
     models = [replace(model, is_better=model.name == "xgboost") for model in evaluation.models]
-    page = render(replace(evaluation, models=tuple(models)), BARE)
+    page = html_page.render(document(replace(evaluation, models=tuple(models)), BARE))
     assert re.findall(r'<tr class="shaded">\s*<th[^>]*>.*?</span>([^<]+)', page) == ["XGBoost"]
 
 
 def test_a_lift_that_is_not_pooled_says_why(evaluation):
     models = tuple(replace(model, lift=None) for model in evaluation.models)
-    page = render(replace(evaluation, models=models, lift_refusal="it varies"), BARE)
+    page = html_page.render(
+        document(replace(evaluation, models=models, lift_refusal="it varies"), BARE)
+    )
     assert "No lift is pooled: it varies." in text_of(page)
     assert comparison(replace(evaluation, models=models))[0]["Lift"] == "–"
 
@@ -176,7 +178,7 @@ def test_a_lift_that_is_not_pooled_says_why(evaluation):
 def test_hardly_any_rows_make_a_page_without_numbers(rows):
     small = split_frame(6_000, seed=1).query("role == 'test'").head(rows).assign(is_spike=False)
     evaluation = judge(small)
-    page = render(evaluation, BARE)
+    page = html_page.render(document(evaluation, BARE))
     text = text_of(page)
     assert text.startswith("INSUFFICIENT: train has 0 non-overlapping spikes")
     assert "No interval is shown: the test has 0 blocks" in text
@@ -189,7 +191,7 @@ def test_hardly_any_rows_make_a_page_without_numbers(rows):
 
 
 def test_the_same_results_make_the_same_bytes(evaluation, context, page):
-    assert render(evaluation, context) == page
+    assert html_page.render(document(evaluation, context)) == page
     first, second = (document(evaluation, context) for _ in range(2))
     made = [pdf.render(replace(each, sections=each.sections[:4])) for each in (first, second)]
     assert made[0] == made[1]
@@ -197,7 +199,7 @@ def test_the_same_results_make_the_same_bytes(evaluation, context, page):
 
 def test_a_packed_pdf_is_a_pdf_and_smaller(evaluation, pdf_bytes):
     few = replace(evaluation, models=evaluation.models[:4])
-    packed = render_pdf(few, BARE)
+    packed = pdf.render(document(few, BARE))
     assert packed.startswith(b"%PDF-")
     assert len(packed) < len(pdf_bytes)
     assert b"Evaluation of BTC-USD Page" not in packed
@@ -270,7 +272,7 @@ def test_the_timeline_names_its_units_and_the_length_of_its_bins(page):
 
 
 def test_what_is_not_there_says_why(evaluation, context):
-    text = text_of(render(evaluation, BARE))
+    text = text_of(html_page.render(document(evaluation, BARE)))
     for sentence in (
         "There is no timeline: the test has no row, or none was made of it.",
         "There is no walk-forward: none was run.",
@@ -279,7 +281,7 @@ def test_what_is_not_there_says_why(evaluation, context):
     ):
         assert sentence in text
     short = replace(context.folds, folds=(), pooled=None, shortage="0 of 5 folds: too little")
-    text = text_of(render(evaluation, replace(BARE, folds=short)))
+    text = text_of(html_page.render(document(evaluation, replace(BARE, folds=short))))
     assert "There is no walk-forward: 0 of 5 folds: too little." in text
 
 

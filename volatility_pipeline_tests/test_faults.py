@@ -14,11 +14,11 @@ import pytest
 
 from volatility_pipeline.domain.expectations import SUITES
 from volatility_pipeline.domain.simulation import Market, simulate
-from volatility_pipeline.resources.ingest import Ingest
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.landing import import_file
 from volatility_pipeline.resources.quality import Quality
 from volatility_pipeline.resources.warehouse import Warehouse
+from volatility_pipeline_tests.tick_lake import build_all
 
 DAY = date(2026, 3, 1)
 HOUR = timedelta(hours=1)
@@ -220,16 +220,10 @@ def landed(root: Path, *files: Lines) -> Lake:
 
 def caught(lake: Lake) -> set[str]:
     """All that any suite or SQL check says of a lake once it is built, as `table name`."""
+    build_all(lake)
     warehouse = Warehouse(lake, threads=1)
     quality = Quality(lake, warehouse)
-    ingest = Ingest(lake, warehouse)
     days = lake.raw_days()
-    for day in days:
-        ingest.write_manifest(day)
-        ingest.build_ticks(day)
-    for stage in ("bars", "features", "labels"):
-        for day in days:
-            warehouse.build(stage, day)
     found = {
         f"{table} {failure.name}"
         for table in SUITES

@@ -88,7 +88,7 @@ def test_without_data_every_view_is_there_typed_and_empty(lake: Lake) -> None:
 def test_with_data_every_view_has_the_same_names_and_types(lake: Lake, built: Lake) -> None:
     empty, full = publish(lake), publish(built)
     views = [row[0] for row in ask(full, "select view_name from duckdb_views where not internal")]
-    assert sorted(views) == sorted([*TABLES, "training_rows"])
+    assert sorted(views) == sorted([*TABLES, "training_rows", "predictions_live"])
     for view in views:
         assert described(full, view) == described(empty, view), view
 

@@ -13,12 +13,6 @@ from volatility_pipeline_tests.tick_lake import built_lake, walk
 GENEROUS = {1: 60.0, 1000: 60.0}
 
 
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow notes in the environment which store it was last pointed at."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two hours and a half of recorded-like ticks; persistence is champion, EWMA is there too."""

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,19 +22,13 @@ KILLS = 3
 COMMAND = [Path(sys.executable).with_name("volatility"), "build", "--data"]
 
 
-def land(root: Path) -> Lake:
-    lake = Lake(root)
-    market = Market(("BTC-USD", "ETH-USD"), datetime(2026, 3, 1, 12, tzinfo=UTC), 36)
-    land_simulation(lake, market)
-    return lake
-
-
 def test_killed_build_leaves_whole_partitions_and_the_next_build_completes(tmp_path: Path) -> None:
-    land(tmp_path / "undisturbed")
-    assert volatility("build", data=tmp_path / "undisturbed").code == 0
-    expected = hashes(tmp_path / "undisturbed")
-    root = tmp_path / "killed"
-    land(root)
+    root, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    market = Market(("BTC-USD", "ETH-USD"), datetime(2026, 3, 1, 12, tzinfo=UTC), 24)
+    land_simulation(Lake(root), market)
+    shutil.copytree(root, undisturbed)
+    assert volatility("build", data=undisturbed).code == 0
+    expected = hashes(undisturbed)
     moments = random.Random(20260301)
     killed = 0
     for _ in range(KILLS):

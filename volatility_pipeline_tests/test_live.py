@@ -196,6 +196,58 @@ def test_thresholds_after_a_restart_are_those_of_the_batch(tmp_path: Path) -> No
     check(found, expected(lake), begun - SECOND, asked[-1])
 
 
+def test_minutes_between_the_lake_and_the_look_back_are_said_to_lack_until_they_are_built(
+    tmp_path: Path,
+) -> None:
+    ticks = walk("2026-04-03 20:00", 6 * 3600, step=5)
+    lines = as_lines(arrivals(ticks, random.Random(4), grace=GRACE))
+    begun = at("2026-04-04 01:30")
+    lake = Lake(tmp_path)
+
+    def sent(first: str, last: str) -> list[Line]:
+        return [line for line in lines if at(first) <= line.stamp.replace(tzinfo=None) < at(last)]
+
+    old = sent("2026-04-03 20:00", "2026-04-03 21:40")
+    land(lake, old)
+    with Memory() as memory:
+        memory.load(lake, begun)
+        recent = sent("2026-04-03 22:27:58", "2026-04-04 01:30:00.5")  # three hours, and a little
+        (row,) = next(follow(memory, recent, [begun]))
+        hole = memory.hole
+        assert hole is not None
+        known, since = hole
+        assert at("2026-04-03 21:39:50") <= known <= at("2026-04-03 21:40")
+        assert at("2026-04-03 22:34") <= since <= at("2026-04-03 22:36")
+        assert not row.is_threshold_whole
+        land(lake, sent("2026-04-03 20:00", "2026-04-03 23:00"))
+        rest = sent("2026-04-04 01:30:00.5", "2026-04-04 02:00")
+        later = follow(memory, rest, steps("2026-04-04 01:31", 4, 30))
+        mended = [row for rows in later for row in rows if row.is_threshold_whole]
+        assert memory.hole is None
+    land(lake, lines)
+    batch = expected(lake)
+    assert answered([row])[row.product, begun] != batch[row.product, begun]
+    check(answered(mended), batch, at("2026-04-04 01:31"), at("2026-04-04 01:32:30"))
+
+
+def test_a_silence_between_the_lake_and_the_source_counts_as_lacking(tmp_path: Path) -> None:
+    ticks = walk("2026-04-03 22:00", 2 * 3600, step=5)
+    lines = as_lines(arrivals(ticks, random.Random(4), grace=GRACE))
+    lake = Lake(tmp_path)
+    heard = at("2026-04-03 23:00")
+    land(lake, [line for line in lines if line.stamp.replace(tzinfo=None) < heard - 600 * SECOND])
+    recent = [line for line in lines if line.stamp.replace(tzinfo=None) > heard + 10 * SECOND]
+    with Memory() as memory:
+        memory.load(lake, heard)
+        assert list(follow(memory, recent, [heard + 20 * SECOND])) == [[]]
+        hole = memory.hole
+        assert hole is not None
+        assert hole[0] <= heard - 600 * SECOND
+        assert heard + 312 * SECOND <= hole[1] <= heard + 320 * SECOND
+        assert len(list(follow(memory, [], steps("2026-04-04 00:01", 2, 23 * 3600 + 300)))) == 2
+        assert memory.hole is None
+
+
 def test_a_tick_dated_ahead_waits_for_its_time(tmp_path: Path) -> None:
     ticks = walk(NOON, 600, step=1)
     ahead = tick(at(NOON) + 500.25 * SECOND, "70000", "70001")

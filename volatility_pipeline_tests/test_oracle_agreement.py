@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from volatility_pipeline.domain.schemas import BARS, FEATURES, LABELS
-from volatility_pipeline.resources.ingest import Ingest
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.landing import import_file
 from volatility_pipeline.resources.warehouse import Warehouse
@@ -29,6 +28,7 @@ from volatility_pipeline_tests.tick_lake import (
     Ticks,
     at,
     build,
+    build_all,
     rows,
     tick,
     walk,
@@ -168,12 +168,7 @@ def test_the_real_recordings_give_what_the_oracle_gives(recordings: Path, tmp_pa
     lake = Lake(tmp_path)
     for path in sorted(recordings.glob("*.ndjson")):
         import_file(lake, path, date(2025, 1, 1))
-    warehouse = Warehouse(lake, threads=1)
-    ingest = Ingest(lake, warehouse)
-    for day in lake.raw_days():
-        ingest.write_manifest(day)
-        ingest.build_ticks(day)
-    build(warehouse)
+    build_all(lake)
     ticks = [stored for path in lake.files("ticks") for stored in _stored_ticks(path)]
     assert len(ticks) > 40_000
     counted = assert_agreement(lake, ticks)

@@ -133,7 +133,7 @@ async def published(cluster: Cluster, topic: str) -> dict[Key, Answer]:
                 for record in records:
                     row = json.loads(record.value)
                     assert record.key.decode() == row["product_id"]
-                    assert list(row)[2:-2] == list(FEATURE_COLUMNS)
+                    assert list(row)[2:-3] == list(FEATURE_COLUMNS)
                     ts = datetime.fromisoformat(row["ts"]).replace(tzinfo=None)
                     features = {name: repr(row[name]) for name in FEATURE_COLUMNS}
                     answer = (features, repr(row["trailing_threshold"]))

@@ -25,12 +25,6 @@ FIRST, SECOND = date(2026, 3, 1), date(2026, 3, 2)
 BTC, ETH = "BTC-USD", "ETH-USD"
 
 
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow notes in the environment which store it was last pointed at."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three simulated hours of two products over a midnight; HAR-logistic is champion of one."""

@@ -1,5 +1,6 @@
 """The predictor over a real registry: what it answers, whom it follows, and what it never says."""
 
+import resource
 import shutil
 import signal
 import subprocess
@@ -177,6 +178,14 @@ def test_row_ahead_of_the_clock_is_no_fresh_one(serving: Predictor, clock: Clock
     assert "60 s ahead of this machine's clock" in str(error)
 
 
+def test_clock_that_was_put_back_makes_no_row_younger(serving: Predictor, clock: Clock) -> None:
+    clock.forward(-1.4)
+    assert serving.newest(BTC).age_seconds(clock()) == -0.9, "it may be slewed"
+    clock.forward(-4)
+    assert refusal(serving).reason == "stale"
+    assert serving.trailing_threshold(BTC) is None
+
+
 def test_product_without_a_champion_says_what_was_decided(
     start: Callable[..., Predictor], root: Path
 ) -> None:
@@ -190,6 +199,21 @@ def test_product_without_a_champion_says_what_was_decided(
 
 def test_product_without_a_row_says_so(start: Callable[..., Predictor]) -> None:
     assert refusal(start()).reason == "no_row"
+
+
+def test_first_champion_answers_the_next_row_and_says_so(
+    start: Callable[..., Predictor], root: Path, clock: Clock
+) -> None:
+    moved(root, CHAMPION, None)
+    given = start()
+    given.take(rows_until(root, NEWEST, 1))
+    moved(root, CHAMPION, PERSISTENCE)
+    given.refresh()
+    error = refusal(given)
+    assert (error.reason, str(error)) == ("no_row", "BTC-USD: no row since its model was loaded.")
+    clock.forward(1)
+    given.take(rows_until(root, NEWEST + timedelta(seconds=1), 1))
+    assert given.newest(BTC).model.version == PERSISTENCE
 
 
 def test_newer_row_without_a_threshold_hides_the_answer_before_it(
@@ -295,6 +319,42 @@ def test_vanished_registry_is_a_failed_reload_and_no_removal(
     serving.refresh()
     assert serving.newest(BTC).model.version == PERSISTENCE
     assert "MLflow's store is gone" in str(serving.models(BTC).trouble)
+
+
+def test_registry_that_cannot_be_read_is_a_failed_reload_until_it_can(
+    serving: Predictor, root: Path
+) -> None:
+    store = root / "mlflow" / "mlflow.db"
+    whole = store.read_bytes()
+    store.write_bytes(b"no database " * 1000)
+    serving.refresh()
+    assert serving.newest(BTC).model.version == PERSISTENCE
+    assert "MLflow does not do what is asked" in str(serving.models(BTC).trouble)
+    store.write_bytes(whole)
+    serving.refresh()
+    assert serving.models(BTC).trouble is None
+
+
+def test_reload_without_a_file_to_be_had_is_a_failed_one(
+    start: Callable[..., Predictor], root: Path
+) -> None:
+    given = start(products=None)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        given.refresh()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "Too many open files" in str(given.models(BTC).trouble)
+    assert given.champion(BTC).served.version == PERSISTENCE
+    given.refresh()
+    assert given.models(BTC).trouble is None
+
+
+def test_all_aliases_are_those_of_each_product(root: Path) -> None:
+    registry = champions(root).tracking
+    assert registry.all_aliases() == {BTC: {CHAMPION: PERSISTENCE, CHALLENGER: EWMA}}
+    assert registry.all_aliases()[BTC] == registry.aliases(BTC)
 
 
 def test_whoever_asks_during_a_change_meets_one_model_whole(

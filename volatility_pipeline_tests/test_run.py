@@ -28,21 +28,16 @@ from volatility_pipeline.jobs import REASON, retraining
 from volatility_pipeline.resources.alerts import Alerts
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.landing import land_simulation
-from volatility_pipeline.resources.tracking import StoredModel, Tracking
+from volatility_pipeline.resources.tracking import StoredModel
 from volatility_pipeline.resources.training import Training
 from volatility_pipeline.resources.warehouse import Warehouse
 from volatility_pipeline.settings import Settings
 from volatility_pipeline_tests.command_line import Answer, volatility
+from volatility_pipeline_tests.registered_models import STEP, tracking
 from volatility_pipeline_tests.tick_lake import built_lake, walk
 
 HOURS = 8
 WEIGHTING = "model__scale_pos_weight"
-
-
-def tracking(root: Path) -> Tracking:
-    return Tracking(
-        f"sqlite:///{root / 'mlflow' / 'mlflow.db'}", str(root / "mlflow" / "artifacts")
-    )
 
 
 @pytest.fixture(scope="module")
@@ -381,9 +376,9 @@ def test_training_again_gives_the_same_metrics_and_equal_forecasts(
 def test_step_refuses_to_nest_under_an_mlflow_run_that_is_still_active(tmp_path: Path) -> None:
     store = tracking(tmp_path)
     with (
-        store.step(FakeContext(), "outer", {}),
+        store.step(STEP, "outer", {}),
         pytest.raises(RuntimeError, match="still active"),
-        store.step(FakeContext(), "inner", {}),
+        store.step(STEP, "inner", {}),
     ):
         pass
     assert mlflow.active_run() is None
@@ -391,23 +386,12 @@ def test_step_refuses_to_nest_under_an_mlflow_run_that_is_still_active(tmp_path:
 
 def test_step_that_fails_ends_its_mlflow_run_as_failed(tmp_path: Path) -> None:
     store = tracking(tmp_path)
-    with pytest.raises(ZeroDivisionError), store.step(FakeContext(), "fails", {"product": "X"}):
+    with pytest.raises(ZeroDivisionError), store.step(STEP, "fails", {"product": "X"}):
         raise ZeroDivisionError
     client = mlflow.MlflowClient(tracking_uri=store.uri)
     (run,) = client.search_runs([client.get_experiment_by_name("volatility").experiment_id])
     assert run.info.status == "FAILED"
-    assert run.data.tags["dagster_run_id"] == FakeContext.run.run_id
-
-
-class FakeContext:
-    """As much of a Dagster step as the tracking reads."""
-
-    import logging
-
-    log = logging.getLogger("test")
-
-    class run:  # noqa: N801
-        run_id = "11111111-2222-3333-4444-555555555555"
+    assert run.data.tags["dagster_run_id"] == STEP.run.run_id
 
 
 def test_real_recordings_go_through_and_are_stamped_insufficient(

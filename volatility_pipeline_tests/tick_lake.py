@@ -1,7 +1,7 @@
 """Lakes made straight from ticks, for tests of the stages behind them: bars, features, labels.
 
 What belongs here: ticks that need no drawing, writing them as partitions, building what they
-reach, and reading tables back. What does not: raw lines, and what any value ought to be.
+reach, and reading tables back. What does not: making raw lines, and what any value ought to be.
 """
 
 import random
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from volatility_pipeline.domain.reach import affected
 from volatility_pipeline.domain.schemas import TABLES
+from volatility_pipeline.resources.ingest import Ingest
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.warehouse import TIME_COLUMNS, Warehouse, connect, write_parquet
 from volatility_pipeline_tests.oracle import Tick, total_order
@@ -181,6 +182,16 @@ def built_lake(root: Path, ticks: Iterable[Tick], *, max_gap_seconds: int = 30) 
     write_ticks(lake, ticks)
     build(Warehouse(lake, max_gap_seconds, threads=1))
     return lake
+
+
+def build_all(lake: Lake) -> None:
+    """Builds all days, from the raw lines to the labels."""
+    warehouse = Warehouse(lake, threads=1)
+    ingest = Ingest(lake, warehouse)
+    for day in lake.raw_days():
+        ingest.write_manifest(day)
+        ingest.build_ticks(day)
+    build(warehouse)
 
 
 def rows(lake: Lake, stage: str) -> dict[Key, Row]:

@@ -9,12 +9,27 @@ from volatility_pipeline.assets.days import OWNERS
 from volatility_pipeline.partitions import PRODUCTS
 from volatility_pipeline.resources.evaluations import Evaluations
 
-# By check, how the names of the controls begin that it speaks of.
+# By check, how the names of the controls begin that it speaks of, and what holds if it passes.
 CONTROLS = {
-    "permuted_labels_tell_nothing": "permuted labels",
-    "result_is_believable": "too good",
-    "cut_future_changes_nothing": "future truncation",
-    "noise_holds_nothing": "noise",
+    "permuted_labels_tell_nothing": (
+        "permuted labels",
+        "Trained on labels that stand at other times, no model ranks the test rows better than "
+        "shifted labels would.",
+    ),
+    "result_is_believable": (
+        "too good",
+        "No result is better than the literature makes believable; on simulated data that is only "
+        "doubted.",
+    ),
+    "cut_future_changes_nothing": (
+        "future truncation",
+        "With the data after an instant cut off, every feature and threshold up to it stays the "
+        "same, and no row is lost.",
+    ),
+    "noise_holds_nothing": (
+        "noise",
+        "On simulated noise markets no model has more lift, on average, than a random ranking.",
+    ),
 }
 
 
@@ -52,7 +67,10 @@ def walk_forward(
     partitions_def=PRODUCTS,
     kinds={"python", "html"},
     owners=OWNERS,
-    check_specs=[dg.AssetCheckSpec(name, asset="evaluation") for name in CONTROLS],
+    check_specs=[
+        dg.AssetCheckSpec(name, asset="evaluation", description=description)
+        for name, (_, description) in CONTROLS.items()
+    ],
     pool="evaluation",
 )
 def evaluation(
@@ -80,7 +98,7 @@ def evaluation(
 
 def _checks(controls: Sequence[Mapping[str, Any]]) -> Iterator[dg.AssetCheckResult]:
     """A check for each kind of control; where one could not be judged, it warns."""
-    for name, beginning in CONTROLS.items():
+    for name, (beginning, _) in CONTROLS.items():
         found = [control for control in controls if control["name"].startswith(beginning)]
         has_failed = any(control["passed"] is False for control in found)
         yield dg.AssetCheckResult(

@@ -7,7 +7,14 @@ import typer
 from rich import box
 from rich.table import Table
 
-from volatility_pipeline.cli.console import ERRORS, OUT, DataOption, load_settings, quiet_dagster
+from volatility_pipeline.cli.console import (
+    ERRORS,
+    OUT,
+    DataOption,
+    chosen_products,
+    load_settings,
+    quiet_dagster,
+)
 from volatility_pipeline.cli.models import ProductsOption
 from volatility_pipeline.domain.errors import BadInputError, RefusedError
 
@@ -94,13 +101,8 @@ def _chosen(lake: "Lake", products: str | None) -> list[str]:
         raise BadInputError(
             f"{lake.root / 'splits'}: no splits to audit; `volatility train` makes them."
         )
-    if products is None:
-        return known
-    names = [name.strip() for name in products.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            raise BadInputError(f"{name}: no splits; there are those of {', '.join(known)}.")
-    return names
+    split = f"no splits; there are those of {', '.join(known)}"
+    return chosen_products(products, known, otherwise=split)
 
 
 def _show(section: "AuditSection") -> None:

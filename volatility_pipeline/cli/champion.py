@@ -4,7 +4,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.markup import escape
+from rich.table import Table
 
 from volatility_pipeline.cli.console import (
     ERRORS,
@@ -46,6 +48,9 @@ def champion(
 ) -> None:
     """Show the champion and the last decisions, or change it by hand.
 
+    Of a named product, its challenger's live answers too. A running `volatility serve` follows a
+    change within five seconds.
+
     Example: `volatility champion BTC-USD --rollback --reason "false alarms since noon"`
     """
     settings = load_settings(data)
@@ -76,10 +81,13 @@ def champion(
                     evaluations.introduce(name, decision, champions.find)
                 except BadInputError as error:  # the change is made all the same
                     ERRORS.print(f"The model card stays as it was: {error}", soft_wrap=True)
-        for name in chosen:
+    for name in chosen:
+        with ERRORS.status("Asking the registry"):
             text = champions.describe(name, now)
             OUT.print(f"[bold]{escape(name)}[/]: {escape(text)}", soft_wrap=True, highlight=False)
             _show(champions, name)
+    if product is not None and not any(changes):  # it takes seconds: a roll-back does not wait
+        _show_shadow(champions, product)
 
 
 def _chosen(lake: Lake, product: str | None) -> list[str]:
@@ -113,3 +121,27 @@ def _show(champions: "Champions", product: str) -> None:
         )
     for line in lines:
         OUT.print(f"  {line}", soft_wrap=True, highlight=False)
+
+
+def _show_shadow(champions: "Champions", product: str) -> None:
+    """Prints champion and challenger on what both answered live, if there is a challenger."""
+    from volatility_pipeline.reports import shadow
+    from volatility_pipeline.resources import live_answers
+
+    with ERRORS.status(f"{escape(product)}: comparing what was answered live"):
+        found = live_answers.shadow(champions, product)
+    if found is None:
+        return
+    OUT.print(
+        f"  Challenger: {escape(found.challenger)}. {escape(found.verdict)}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if not found.rows.rows:
+        return
+    OUT.print(f"  {escape(shadow.span(found))}", soft_wrap=True, highlight=False)
+    rows = shadow.table(found)
+    table = Table(*rows[0], box=box.SIMPLE, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(escape, row.values()))
+    OUT.print(table)

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 
 from volatility_pipeline.domain.errors import BadInputError
-from volatility_pipeline.settings import Settings
+from volatility_pipeline.settings import Settings, product_names
 
 OUT = Console()
 ERRORS = Console(stderr=True)
@@ -41,6 +42,21 @@ def load_settings(data: Path | None) -> Settings:
     if settings.data.exists() and not settings.data.is_dir():
         raise BadInputError(f"{settings.data}: a file, not a folder; name a data root with --data.")
     return settings
+
+
+def chosen_products(option: str | None, known: Sequence[str], *, otherwise: str) -> list[str]:
+    """The products that `--products` names; all that are known where it is not given.
+
+    Raises:
+        BadInputError: One of them is not known; it says `otherwise` of that.
+    """
+    if option is None:
+        return list(known)
+    names = list(product_names(option))
+    for name in names:
+        if name not in known:
+            raise BadInputError(f"{name}: {otherwise}.")
+    return names
 
 
 def quiet_dagster() -> None:

@@ -12,11 +12,11 @@ from rich.table import Table
 from volatility_pipeline.cli.console import ERRORS, OUT, DataOption, load_settings
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.settings import Settings, product_names
 
 if TYPE_CHECKING:
     from volatility_pipeline.cli.orchestrator import Orchestrator
     from volatility_pipeline.resources.landing import Landed
-    from volatility_pipeline.settings import Settings
 
 SIMULATED_HOURS = 72.0
 LANDING_HEADROOM = 64 << 20
@@ -85,15 +85,13 @@ def simulate(
     Example: `volatility simulate --products BTC-USD,ETH-USD --hours 72 --seed 7`
     """
     settings = load_settings(data)
-    names = settings.volatility_products
-    if products is not None:
-        names = tuple(name.strip() for name in products.split(",") if name.strip())
+    names = settings.volatility_products if products is None else product_names(products)
     simulate_market(settings, names, start=start, hours=hours, seed=seed, is_noise=noise)
     OUT.print("Next: [bold]volatility run[/] builds the tables, trains and reports.")
 
 
 def simulate_market(
-    settings: "Settings",
+    settings: Settings,
     products: tuple[str, ...],
     *,
     start: datetime | None = None,
@@ -173,7 +171,7 @@ def build_days(running: "Orchestrator", chosen: list[date] | None = None) -> Non
 
 
 def _chosen_days(
-    settings: "Settings", lake: Lake, first: datetime | None, last: datetime | None
+    settings: Settings, lake: Lake, first: datetime | None, last: datetime | None
 ) -> list[date] | None:
     if first is None and last is None:
         return None
@@ -275,7 +273,7 @@ def _print_disk(lake: Lake) -> None:
         )
 
 
-def _print_evaluations(settings: "Settings", lake: Lake) -> None:
+def _print_evaluations(settings: Settings, lake: Lake) -> None:
     products = sorted(path.stem for path in (lake.root / "evaluation").glob("product=*.json"))
     for name in products:
         product = name.removeprefix("product=")
@@ -285,7 +283,7 @@ def _print_evaluations(settings: "Settings", lake: Lake) -> None:
             OUT.print(f"  {settings.data / 'evaluation' / name / 'report.html'}", soft_wrap=True)
 
 
-def _print_runs(settings: "Settings") -> None:
+def _print_runs(settings: Settings) -> None:
     from volatility_pipeline.cli.orchestrator import orchestrator
 
     with orchestrator(settings) as running:

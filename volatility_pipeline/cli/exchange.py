@@ -9,6 +9,7 @@ import typer
 
 from volatility_pipeline.cli.console import ERRORS, OUT, DataOption, load_settings
 from volatility_pipeline.domain.errors import BadInputError
+from volatility_pipeline.settings import product_names
 
 if TYPE_CHECKING:
     from volatility_pipeline.feed.exchange import StandIn
@@ -76,9 +77,7 @@ def exchange(
         raise BadInputError(f"--rate {rate:g}: give a positive number of tickers per second.")
     if files and products is not None:
         raise BadInputError("--products is for a simulation; leave it out, or the recordings.")
-    names = settings.volatility_products
-    if products is not None:
-        names = tuple(name.strip() for name in products.split(",") if name.strip())
+    names = settings.volatility_products if products is None else product_names(products)
     with ERRORS.status("Reading"):
         source = recording(files) if files else simulation(names, seed=seed)
     play = Play(source, speed, rate, max_pause, is_now=now or not files, repeat=repeat)

@@ -10,12 +10,13 @@ import typer
 from volatility_pipeline.cli.console import OUT, DataOption, load_settings
 from volatility_pipeline.domain.errors import BadInputError, RefusedError
 from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.settings import Settings, product_names
 
 if TYPE_CHECKING:
     from volatility_pipeline.cli.services import Rate
     from volatility_pipeline.feed.kafka import Cluster
     from volatility_pipeline.feed.recorder import Recorder
-    from volatility_pipeline.settings import Settings
+    from volatility_pipeline.feed.sinks import Sink
 
 ROLL_SECONDS = 15.0
 ROLL_MB = 64.0
@@ -79,7 +80,7 @@ def record(
         raise BadInputError("--no-kafka leaves nowhere to record to; add --save-disk.")
     cluster = _cluster(settings)
 
-    made: list[Recorder] = []
+    made: list[tuple[Recorder, Sink]] = []
 
     async def work() -> None:
         sinks: list[Sink] = []
@@ -92,7 +93,7 @@ def record(
         sink = sinks[0] if len(sinks) == 1 else TeeSink(*sinks)
         memory = lake.root / "spool" / feed / "heard.json"
         recorder = Recorder(Feed(feed), names, sink, say, url=url, silence=silence, memory=memory)
-        made.append(recorder)
+        made.append((recorder, sink))
         say(f"Recording {listed(names)} from {recorder.url}; Ctrl+C stops.")
         recording, carrying = map(asyncio.ensure_future, (recorder.run(), sink.run()))
         try:
@@ -104,14 +105,14 @@ def record(
         carrying.result()
 
     async def close() -> None:
-        for recorder in made:
+        for recorder, sink in made:
             recorder.books.finish()
-            await recorder.sink.close()
+            await sink.close()
 
     rate = Rate()
 
     def status() -> str:
-        return _described(made[0], rate) if made else "Starting"
+        return _described(*made[0], rate) if made else "Starting"
 
     serve(work, close=close, status=status, minutes=minutes)
 
@@ -266,27 +267,25 @@ def check_kafka(
     OUT.print(f"{topic} holds {found.messages:,} messages.")
 
 
-def _described(recorder: "Recorder", rate: "Rate") -> str:
+def _described(recorder: "Recorder", sink: "Sink", rate: "Rate") -> str:
     """The recorder's status line."""
     counts = recorder.counts
     lag = "–" if counts.lag is None else f"{counts.lag:.2f} s"
     return (
         f"{recorder.state} · {counts.messages:,} messages, {rate(counts.messages):,.0f}/s · "
         f"lag {lag} · {counts.holes} gaps, {counts.missing} missing · "
-        f"{max(counts.connections - 1, 0)} reconnects · {recorder.sink.state}"
+        f"{max(counts.connections - 1, 0)} reconnects · {sink.state}"
     )
 
 
-def _products(settings: "Settings", given: str | None) -> tuple[str, ...]:
-    names = settings.volatility_products
-    if given is not None:
-        names = tuple(name.strip() for name in given.split(",") if name.strip())
+def _products(settings: Settings, given: str | None) -> tuple[str, ...]:
+    names = settings.volatility_products if given is None else product_names(given)
     if not names:
         raise BadInputError("--products names none; it reads like BTC-USD,ETH-USD.")
     return names
 
 
-def _cluster(settings: "Settings") -> "Cluster":
+def _cluster(settings: Settings) -> "Cluster":
     from volatility_pipeline.feed.kafka import Cluster
 
     return Cluster(

@@ -13,7 +13,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from volatility_pipeline.cli.console import ERRORS, OUT, DataOption, load_settings
+from volatility_pipeline.cli.console import ERRORS, OUT, DataOption, chosen_products, load_settings
 from volatility_pipeline.cli.models import ProductsOption
 from volatility_pipeline.domain.errors import BadInputError, RefusedError
 
@@ -155,12 +155,8 @@ def _chosen_products(predictions: "Predictions", products: str | None) -> list[s
     if products is None:
         return None
     known = predictions.warehouse.products()
-    names = [name.strip() for name in products.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            seen = f"there are ticks of {', '.join(known)}" if known else "there are no ticks yet"
-            raise BadInputError(f"{name}: never seen; {seen}.")
-    return names
+    seen = f"there are ticks of {', '.join(known)}" if known else "there are no ticks yet"
+    return chosen_products(products, known, otherwise=f"never seen; {seen}")
 
 
 def _asked_days(

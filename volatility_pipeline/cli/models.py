@@ -7,7 +7,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from volatility_pipeline.cli.console import ERRORS, OUT, DataOption, load_settings
+from volatility_pipeline.cli.console import ERRORS, OUT, DataOption, chosen_products, load_settings
 from volatility_pipeline.cli.data import build_days, simulate_market
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.ladder import LADDER
@@ -120,13 +120,8 @@ def _chosen(running: "Orchestrator", products: str | None) -> list[str]:
         raise BadInputError(
             f"{running.lake.root / 'ticks'}: no ticks yet; `volatility build` makes them."
         )
-    if products is None:
-        return known
-    names = [name.strip() for name in products.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            raise BadInputError(f"{name}: never seen; there are ticks of {', '.join(known)}.")
-    return names
+    seen = f"never seen; there are ticks of {', '.join(known)}"
+    return chosen_products(products, known, otherwise=seen)
 
 
 def _show_shuffled(running: "Orchestrator", product: str, policy: Policy) -> None:

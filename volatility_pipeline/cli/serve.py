@@ -1,4 +1,4 @@
-"""The command `serve`: the REST API, with live features from Kafka or without."""
+"""The command `serve`: the REST API, with live features from Kafka, from Coinbase, or without."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,7 @@ from volatility_pipeline.domain.errors import BadInputError
 
 if TYPE_CHECKING:
     from volatility_pipeline.resources.lake import Lake
+    from volatility_pipeline.resources.warehouse import Warehouse
     from volatility_pipeline.serving.live import LiveFeatures
     from volatility_pipeline.serving.predictor import Predictor
     from volatility_pipeline.settings import Settings
@@ -34,14 +35,25 @@ def serve(
         str | None, typer.Option(help="Comma-separated (default: all that have training rows).")
     ] = None,
     source: Annotated[
-        Literal["kafka", "none"],
-        typer.Option(help="`kafka`: live rows from the topic ticks.raw; `none`: those asked with."),
+        Literal["kafka", "coinbase", "none"],
+        typer.Option(
+            help="Of live rows: `kafka`, the topic ticks.raw; `coinbase`, the exchange itself; "
+            "`none`: POST /predict alone."
+        ),
     ] = "kafka",
+    feed: Annotated[
+        Literal["advanced", "exchange"],
+        typer.Option(help="Of Coinbase: `advanced` (Advanced Trade) or `exchange` (Exchange)."),
+    ] = "advanced",
+    url: Annotated[
+        str | None, typer.Option(help="Another address, as of `volatility exchange`.")
+    ] = None,
     data: DataOption = None,
 ) -> None:
     """Serve the champions' predictions over HTTP, and a live page on `/`.
 
-    A new champion is loaded without a restart. VOLATILITY_API_KEY asks for a key.
+    A new champion is loaded without a restart. VOLATILITY_API_KEY asks for a key. With `--source
+    kafka` the rows go to the topic ticks.features, too.
 
     Example: `volatility serve --port 8000`, then `curl localhost:8000/predict/BTC-USD`
     """
@@ -51,25 +63,39 @@ def serve(
         names = tuple(name.strip() for name in products.split(",") if name.strip())
         if not names:
             raise BadInputError("--products names none; it reads like BTC-USD,ETH-USD.")
+    if url is not None and source != "coinbase":
+        raise BadInputError(f"--url is for `--source coinbase`, not for `{source}`.")
+    from volatility_pipeline.resources.lake import Lake
+
+    lake = Lake(settings.data)
+    lake.check_writable()
+    if source == "coinbase" and names is None:
+        names = tuple(lake.products("splits")) or settings.volatility_products
+    live = None
+    if source == "kafka":
+        live = _from_kafka(settings, lake, names)
+    elif source == "coinbase" and names is not None:
+        live = _from_coinbase(settings, lake, names, feed, url)
     with _listening(host, port) as listener:
-        _serve(settings, listener, names, source)
+        _serve(settings, listener, lake, names, live)
 
 
 def _serve(
-    settings: "Settings", listener: socket.socket, names: tuple[str, ...] | None, source: str
+    settings: "Settings",
+    listener: socket.socket,
+    lake: "Lake",
+    names: tuple[str, ...] | None,
+    live: "LiveFeatures | None",
 ) -> None:
     from volatility_pipeline.cli.services import say
     from volatility_pipeline.cli.services import serve as run
     from volatility_pipeline.resources.champions import Champions
-    from volatility_pipeline.resources.lake import Lake
     from volatility_pipeline.resources.tracking import Tracking
     from volatility_pipeline.serving.answer_log import AnswerLog
     from volatility_pipeline.serving.api import Service, create_app
     from volatility_pipeline.serving.predictor import Predictor
     from volatility_pipeline.serving.server import make_server, settle
 
-    lake = Lake(settings.data)
-    lake.check_writable()
     tracking = Tracking(settings.tracking_uri, str(settings.data / "mlflow" / "artifacts"))
     predictor = Predictor(
         Champions(lake, tracking, settings.volatility_model_days),
@@ -78,7 +104,6 @@ def _serve(
         products=names,
         max_age_seconds=settings.volatility_max_age_seconds,
     )
-    live = _live(settings, lake, names) if source == "kafka" else None
     with ERRORS.status("Loading the champions"):
         predictor.start()
         settle()
@@ -92,7 +117,7 @@ def _serve(
     server = make_server(app)
 
     async def work() -> None:
-        _introduce(predictor, listener, source, is_open=not key)
+        _introduce(predictor, listener, live, is_open=not key)
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
         taking = asyncio.ensure_future(_taking(live, predictor) if live else asyncio.Event().wait())
         try:
@@ -125,9 +150,10 @@ async def _taking(live: "LiveFeatures", predictor: "Predictor") -> None:
     await asyncio.to_thread(lambda: asyncio.run(live.run(predictor.take)))
 
 
-def _live(settings: "Settings", lake: "Lake", names: tuple[str, ...] | None) -> "LiveFeatures":
+def _from_kafka(
+    settings: "Settings", lake: "Lake", names: tuple[str, ...] | None
+) -> "LiveFeatures":
     from volatility_pipeline.feed.kafka import Cluster
-    from volatility_pipeline.resources.warehouse import Warehouse
     from volatility_pipeline.serving.feature_topic import FeatureTopic
     from volatility_pipeline.serving.kafka_source import KafkaSource
     from volatility_pipeline.serving.live import LiveFeatures
@@ -139,11 +165,30 @@ def _live(settings: "Settings", lake: "Lake", names: tuple[str, ...] | None) -> 
     )
     return LiveFeatures(
         lake,
-        Warehouse(lake, settings.volatility_max_gap_seconds),
+        _warehouse(settings, lake),
         KafkaSource(cluster, lake),
         products=names,
         publish=FeatureTopic(cluster),
     )
+
+
+def _from_coinbase(
+    settings: "Settings", lake: "Lake", names: tuple[str, ...], feed: str, url: str | None
+) -> "LiveFeatures":
+    from volatility_pipeline.cli.services import say
+    from volatility_pipeline.feed.coinbase import Feed
+    from volatility_pipeline.serving.live import LiveFeatures
+    from volatility_pipeline.serving.websocket_source import WebSocketSource
+
+    source = WebSocketSource(Feed(feed), names, say, url=url)
+    return LiveFeatures(lake, _warehouse(settings, lake), source, products=names)
+
+
+def _warehouse(settings: "Settings", lake: "Lake") -> "Warehouse":
+    """The batch's settings; DuckDB gets one thread, so that requests find another core free."""
+    from volatility_pipeline.resources.warehouse import Warehouse
+
+    return Warehouse(lake, settings.volatility_max_gap_seconds, threads=1)
 
 
 @contextlib.contextmanager
@@ -162,7 +207,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _introduce(
-    predictor: "Predictor", listener: socket.socket, source: str, *, is_open: bool
+    predictor: "Predictor", listener: socket.socket, live: "LiveFeatures | None", *, is_open: bool
 ) -> None:
     """Says where the API is, and what it lacks."""
     from volatility_pipeline.cli.services import say
@@ -172,7 +217,7 @@ def _introduce(
     say(f"Serving on http://{address}:{port} (the API: /docs); Ctrl+C stops.")
     if not predictor.products:
         say("No product is known yet: `volatility run` makes models.")
-    if source == "none":
+    if live is None:
         say("Without live rows: POST /predict answers for rows that are sent.")
     if is_open and host not in LOCAL:
         say("Whoever reaches this address may ask: VOLATILITY_API_KEY is not set.")

@@ -5,8 +5,7 @@ that a p-value over rows calls every day changed. So whole UTC days are compared
 (PSI, Wasserstein, Jensen-Shannon), and what size is unusual is read off the reference days, each
 held against the others.
 
-- Columns are taken on the scale that models see (`estimators.MarketInputs`: log volatilities, log
-  basis points), so that a distance is a ratio and the price level drops out.
+- A day is its sketch (`day_sketch`): quantiles of each column on the scale that models see.
 - A column's **limit**, measure by measure, is the root mean square of the reference days' effects
   times a quantile of Student's t with a degree of freedom less than there are days, so that few
   days make wide limits, and at least the customary 0.1. Its **excess** is its effect over that
@@ -17,35 +16,26 @@ held against the others.
 
 The constants were chosen by `benchmarks/drift.py`, which measures false alarms and power on days
 that they were not chosen on. Performance and what to do is `drift_verdict`; pages are
-`reports/drift`. Nothing here reads a file. scikit-learn and scipy are imported where they are used.
+`reports/drift`. Nothing here reads a file. scipy is imported where it is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from volatility_pipeline.domain.schemas import FEATURE_COLUMNS
+from volatility_pipeline.domain.day_sketch import COLUMNS, POINTS, PROBABILITY, DaySketch, mixture
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
 Severity = Literal["none", "low", "medium", "high"]
 SEVERITIES: tuple[Severity, ...] = ("none", "low", "medium", "high")
 SUBJECTS = ("features", "window", "predictions", "quality")
 """What is judged: a day's features, those of its week, what the champion said, and bad rows."""
-
-COLUMNS = tuple(
-    name for name in FEATURE_COLUMNS if name not in ("mid", "time_of_day_sin", "time_of_day_cos")
-)
-"""What is compared: not the price level, which names the day, and not the clock."""
-
-PROBABILITY = "probability"
-"""What the champion said, as log-odds: most of it lies near 0, where a step means little else."""
 
 BUSY_COLUMN = "seconds_since_tick"
 """Zero all day where ticks come every second: the one column that may stand still."""
@@ -70,51 +60,7 @@ CONVENTION = 0.1
 RISES = (0.05, 0.2, 0.5)
 """By how much a share of bad rows has to exceed its worst reference day: low, medium, high."""
 
-_POINTS, _BINS = 100, 10
-_LEVELS = (np.arange(_POINTS) + 0.5) / _POINTS
-_LOG_ODDS_CLIP = 1e-4
-
-
-@dataclass(frozen=True, eq=False)
-class DaySketch:
-    """All that drift needs to know of a product's day: 3,000 numbers instead of two million.
-
-    Attributes:
-        day: UTC, ISO.
-        rows: Feature rows.
-        points: Per column, quantiles at 0.5 %, 1.5 %, … of what is not null, on the models' scale,
-            shape (100,); columns without a value are left out.
-        bad_shares: Share of the day's rows, by what is bad about them: `missing <column>`, and
-            what else was given.
-        constant: Columns with one value all day.
-    """
-
-    day: str
-    rows: int
-    points: Mapping[str, NDArray[np.float64]]
-    bad_shares: Mapping[str, float]
-    constant: frozenset[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON."""
-        return {
-            "day": self.day,
-            "rows": self.rows,
-            "points": {name: values.tolist() for name, values in self.points.items()},
-            "bad_shares": dict(self.bad_shares),
-            "constant": sorted(self.constant),
-        }
-
-    @classmethod
-    def from_dict(cls, facts: Mapping[str, Any]) -> DaySketch:
-        """Return the sketch that `to_dict` wrote."""
-        return cls(
-            day=facts["day"],
-            rows=facts["rows"],
-            points={name: np.array(values) for name, values in facts["points"].items()},
-            bad_shares=dict(facts["bad_shares"]),
-            constant=frozenset(facts["constant"]),
-        )
+_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -195,57 +141,6 @@ class Drift:
         return {"widest_excess": widest, **counts}
 
 
-def sketch(
-    day: str,
-    rows: pd.DataFrame,
-    *,
-    probability: NDArray[np.float64] | None = None,
-    bad_shares: Mapping[str, float] | None = None,
-) -> DaySketch:
-    """Reduce a product's day to its sketch.
-
-    Args:
-        day: UTC, ISO.
-        rows: Its feature rows, with `FEATURE_COLUMNS`.
-        probability: What the champion said, NaN where nothing, shape (predicted rows,).
-        bad_shares: Data-quality shares, 0 to 1: of faulty lines, of the day that is missing.
-    """
-    columns: dict[str, NDArray[np.float64]] = {}
-    if len(rows):
-        columns |= model_scale(rows)
-    if probability is not None and len(probability):
-        clipped = np.clip(probability, _LOG_ODDS_CLIP, 1 - _LOG_ODDS_CLIP)
-        columns[PROBABILITY] = np.log(clipped / (1 - clipped))
-    known = {name: values[~np.isnan(values)] for name, values in columns.items()}
-    known = {name: values for name, values in known.items() if len(values)}
-    missing = {
-        f"missing {name}": 1 - len(known.get(name, ())) / len(rows) for name in COLUMNS if len(rows)
-    }
-    return DaySketch(
-        day=day,
-        rows=len(rows),
-        points={name: np.quantile(values, _LEVELS) for name, values in known.items()},
-        bad_shares={**missing, **(bad_shares or {})},
-        constant=frozenset(name for name, values in known.items() if np.ptp(values) == 0),
-    )
-
-
-def model_scale(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
-    """Return the compared columns as models see them, missing values NaN; those all null left out.
-
-    Args:
-        rows: Feature rows, with `FEATURE_COLUMNS`.
-    """
-    from volatility_pipeline.domain.estimators import MarketInputs, NoInputsError
-
-    inputs = MarketInputs(COLUMNS)
-    try:
-        matrix = inputs.fit(rows).transform(rows)
-    except NoInputsError:
-        return {}
-    return dict(zip(inputs.kept_, matrix.T, strict=True))
-
-
 @dataclass(frozen=True, eq=False)
 class Scale:
     """What is usual for blocks of so many days: how far the reference's own lie from its rest.
@@ -273,15 +168,15 @@ class Scale:
         """Hold every run of `window` reference days against the others."""
         from scipy.stats import t
 
-        whole = {name: _mixture(days, name) for name in columns}
+        whole = {name: mixture(days, name) for name in columns}
         edges = {name: _edges(whole[name]) for name in columns}
         starts = range(len(days) - window + 1)
         sizes = np.array(
             [
                 [
                     _sizes(
-                        _mixture(days[start : start + window], name),
-                        _mixture([*days[:start], *days[start + window :]], name),
+                        mixture(days[start : start + window], name),
+                        mixture([*days[:start], *days[start + window :]], name),
                         edges[name],
                     )
                     for name in columns
@@ -318,7 +213,7 @@ class Scale:
         names = [name for name in self.columns if all(name in day.points for day in days)]
         effects = []
         for name in names:
-            sizes = _sizes(_mixture(days, name), self.whole[name], self.edges[name])
+            sizes = _sizes(mixture(days, name), self.whole[name], self.edges[name])
             excess = _excess(sizes, self.limits[self.columns.index(name)])
             effects.append(_as_effect(name, sizes, float(excess)))
         return tuple(sorted(effects, key=lambda effect: -(effect.excess or 0.0)))
@@ -426,8 +321,8 @@ def compare(first: Sequence[DaySketch], second: Sequence[DaySketch]) -> tuple[Ef
     effects = []
     for name in (*COLUMNS, PROBABILITY):
         if all(name in day.points for day in days):
-            whole = _mixture(first, name)
-            effects.append(_as_effect(name, _sizes(_mixture(second, name), whole, _edges(whole))))
+            whole = mixture(first, name)
+            effects.append(_as_effect(name, _sizes(mixture(second, name), whole, _edges(whole))))
     return tuple(sorted(effects, key=lambda effect: -effect.wasserstein))
 
 
@@ -437,11 +332,6 @@ def _usual_rows(days: Sequence[DaySketch]) -> float:
 
 def _is_whole(day: DaySketch, usual: float) -> bool:
     return day.rows > 0 and day.rows >= MINIMUM_ROWS_SHARE * usual
-
-
-def _mixture(days: Sequence[DaySketch], name: str) -> NDArray[np.float64]:
-    """The days' quantiles as one sorted sample: every day counts alike."""
-    return np.sort(np.concatenate([day.points[name] for day in days]))
 
 
 def _edges(points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -454,7 +344,7 @@ def _sizes(
     """Return the root of PSI, normalized Wasserstein and Jensen-Shannon of two sorted samples."""
     shares, other_shares = _shares(points, edges), _shares(others, edges)
     # An empty bin counts as half a quantile's share: its logarithm has to be finite.
-    floored, other_floored = (np.maximum(each, 0.5 / _POINTS) for each in (shares, other_shares))
+    floored, other_floored = (np.maximum(each, 0.5 / POINTS) for each in (shares, other_shares))
     psi = np.sum((floored - other_floored) * np.log(floored / other_floored))
     distance = np.abs(_thinned(points) - _thinned(others)).mean()
     deviation = max(float(others.std()), 1e-9)
@@ -483,7 +373,7 @@ def _entropy(share: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 def _thinned(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """As many quantiles of days together as one day has."""
-    thinned: NDArray[np.float64] = points.reshape(_POINTS, -1).mean(axis=1)
+    thinned: NDArray[np.float64] = points.reshape(POINTS, -1).mean(axis=1)
     return thinned
 
 

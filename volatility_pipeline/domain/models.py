@@ -1,6 +1,6 @@
-"""Models: fitting a rung of the ladder, calibrating it, storing it and asking it.
+"""Models: fitting a rung of the ladder, calibrating it, asking it, and reading one that was stored.
 
-No metrics (`evaluation`), no tracking, no files: bytes in, bytes out. The rungs stand in `ladder`.
+No metrics (`evaluation`), no files; storing is `resources/tracking`. The rungs stand in `ladder`.
 scikit-learn and skops are imported where they are used.
 """
 
@@ -206,16 +206,6 @@ def _votes(forest: Any, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         tree.tree_.predict(narrow)[:, 1] for tree in forest.estimators_
     )
     return votes / len(forest.estimators_)
-
-
-def dump(estimator: Any) -> bytes:
-    """Return the estimator as a skops archive."""
-    import zipfile
-
-    import skops.io
-
-    data: bytes = skops.io.dumps(estimator, compression=zipfile.ZIP_DEFLATED)
-    return data
 
 
 def load(data: bytes) -> Any:

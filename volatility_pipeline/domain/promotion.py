@@ -80,7 +80,7 @@ class Facts:
         failed_controls: Sentences of the controls that fail.
         unjudged_controls: Names of the controls that could not be judged; they stop nothing.
         fault: Why one of the models cannot be loaded; None where both can.
-        latency_ms: How long the challenger takes for one row, median milliseconds; None where it
+        latency_ms: Processor time of the challenger for one row, mean milliseconds; None where it
             is not to be loaded.
         base_rate: Share of spikes among the challenger's test rows; None without rows.
         average_precision: The challenger's on them; None without a spike.
@@ -363,8 +363,8 @@ def _obstacle(facts: Facts) -> str | None:
         return facts.fault
     if facts.latency_ms is not None and facts.latency_ms > LATENCY_BUDGET_MS:
         return (
-            f"{challenger.title} takes {facts.latency_ms:.1f} ms for a row, the median of some "
-            f"calls; {LATENCY_BUDGET_MS:g} ms are allowed."
+            f"{challenger.title} takes {facts.latency_ms:.1f} ms of processor time for a row; "
+            f"{LATENCY_BUDGET_MS:g} ms are allowed."
         )
     return None
 

@@ -190,6 +190,33 @@ PREDICTIONS = _table(
     ("is_spike", "BOOLEAN", "it reached the threshold and was not zero; null if unknown"),
 )
 
+ANSWERS = _table(
+    "answers",
+    1,
+    "one row per answer that was given live, as it was logged",
+    *_ROW,
+    ("role", "VARCHAR", "champion, whose answer was given out, or challenger, asked beside it"),
+    ("probability", "DOUBLE", "calibrated probability that the next 60 s are a spike"),
+    ("threshold", "DOUBLE", "the volatility that makes the row a spike, by the model's policy"),
+    ("decision_threshold", "DOUBLE", "the probability from which on the model alerts"),
+    ("is_alert", "BOOLEAN", "the probability reached the decision threshold"),
+    ("model_name", "VARCHAR", "the rung that answered"),
+    ("model_version", "VARCHAR", "its version in the product's registered model"),
+    ("trained_until", "TIMESTAMP", "the newest row that the model has seen, as in predictions"),
+    ("realized_volatility_60s", "DOUBLE", "that of the minute before ts"),
+    ("seconds_since_tick", "DOUBLE", "seconds since the newest tick, at the last bar"),
+    ("answered_at", "TIMESTAMP", "when it was answered, UTC"),
+)
+
+PREDICTIONS_LIVE = _table(
+    "predictions_live",
+    1,
+    "what champion and challenger answered live, one row per answer, with what then happened",
+    *((column.name, column.type, column.comment) for column in ANSWERS.columns),
+    ("future_volatility_60s", "DOUBLE", "realized volatility of the next 60 s; null if unknown"),
+    ("is_spike", "BOOLEAN", "it reached the threshold and was not zero; null if unknown"),
+)
+
 _JUDGED = {
     "features": "columns of the day",
     "window": "columns of the last seven days",

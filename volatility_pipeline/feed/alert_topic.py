@@ -1,4 +1,4 @@
-"""The Kafka topic `alerts`: a channel of `resources/alerts.py`."""
+"""The Kafka topic `alerts`: one of the channels of `resources/alert_channels.py`."""
 
 import asyncio
 import json

@@ -23,7 +23,7 @@ from volatility_pipeline.feed.lines import Gap
 
 if TYPE_CHECKING:
     from volatility_pipeline.feed.kafka import Say
-    from volatility_pipeline.feed.sinks import Sink
+    from volatility_pipeline.feed.sinks import Inlet
 
 GRACE_SECONDS = 2.0  # how late a number may come
 FORGOTTEN = timedelta(days=1)  # a longer absence speaks for itself: the days have no data
@@ -77,7 +77,7 @@ class Books:
         self,
         feed: Feed,
         products: Sequence[str],
-        sink: "Sink",
+        sink: "Inlet",
         say: "Say",
         *,
         memory: Path | None = None,

@@ -26,7 +26,7 @@ from volatility_pipeline.feed.lines import now, wrap
 
 if TYPE_CHECKING:
     from volatility_pipeline.feed.kafka import Say
-    from volatility_pipeline.feed.sinks import Sink
+    from volatility_pipeline.feed.sinks import Inlet
 
 LARGEST_FRAME = 2 << 20
 QUEUED_FRAMES = 256
@@ -73,7 +73,7 @@ class Recorder:
         self,
         feed: Feed,
         products: Sequence[str],
-        sink: "Sink",
+        sink: "Inlet",
         say: "Say",
         *,
         url: str | None = None,

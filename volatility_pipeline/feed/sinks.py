@@ -23,14 +23,18 @@ RETRY_SECONDS = 1.0
 DRAIN_SECONDS = 3.0
 
 
-class Sink(Protocol):
-    """A place that lines go to, in order."""
+class Inlet(Protocol):
+    """What takes lines in, in order."""
 
     def put(self, key: bytes, timestamp: int, line: bytes, *, is_owed: bool = False) -> bool:
         """Takes a line in (its time in epoch milliseconds); False where there is no room for it.
 
         What is owed, a line that says what is missing, is taken in all the same.
         """
+
+
+class Sink(Inlet, Protocol):
+    """A place that lines go to, which is opened and closed."""
 
     @property
     def state(self) -> str:

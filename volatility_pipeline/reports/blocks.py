@@ -16,6 +16,7 @@ from volatility_pipeline.domain.evaluation import Evaluation, ModelResult
 from volatility_pipeline.domain.fold_results import FoldResult, WalkForwardResult
 from volatility_pipeline.domain.importance import Importance
 from volatility_pipeline.domain.ladder import COLOURS
+from volatility_pipeline.domain.shadow import Shadow
 from volatility_pipeline.domain.timeline import Timeline
 from volatility_pipeline.domain.verdict import title
 from volatility_pipeline.reports import plots
@@ -57,6 +58,7 @@ class Context:
         controls: What has to hold before any number may be believed.
         importances: What the inputs are worth, of a model or a few.
         timeline: The test rows over time; None where there is none.
+        shadow: Champion and challenger on what both answered live; None where there is nothing.
     """
 
     is_simulated: bool
@@ -70,6 +72,7 @@ class Context:
     controls: Sequence[Control] = ()
     importances: Sequence[Importance] = ()
     timeline: Timeline | None = None
+    shadow: Shadow | None = None
 
     @property
     def mark(self) -> str:
@@ -120,7 +123,7 @@ def comparison(evaluation: Evaluation) -> list[dict[str, str]]:
             "Precision": number(model.precision),
             "Recall": number(model.recall),
             "Alerts/h": number(model.episodes.alerts_per_hour, ".1f"),
-            "Episodes caught": _caught(model),
+            "Episodes caught": caught(model),
         }
         for model in evaluation.models
     ]
@@ -332,7 +335,8 @@ def plot(
     return Plot(" · ".join(filter(None, marks)), description, draw, size, panels)
 
 
-def _caught(model: ModelResult) -> str:
+def caught(model: ModelResult) -> str:
+    """Return the share of episodes that a model caught, and how many that are."""
     found = model.episodes
     if found.share_caught is None:
         return NOT_DEFINED

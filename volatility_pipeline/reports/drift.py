@@ -17,14 +17,8 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from volatility_pipeline.domain.drift import (
-    FACTORS,
-    SEVERITIES,
-    Drift,
-    Effect,
-    Severity,
-    model_scale,
-)
+from volatility_pipeline.domain.day_sketch import model_scale
+from volatility_pipeline.domain.drift import FACTORS, SEVERITIES, Drift, Effect, Severity
 from volatility_pipeline.domain.drift_verdict import (
     ACTIONS,
     STATES,

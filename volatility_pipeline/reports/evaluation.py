@@ -12,7 +12,7 @@ from functools import partial
 from volatility_pipeline.domain.evaluation import Evaluation, ModelResult
 from volatility_pipeline.domain.ladder import COLOURS, LADDER
 from volatility_pipeline.domain.verdict import title
-from volatility_pipeline.reports import page, pdf, plots
+from volatility_pipeline.reports import plots, shadow
 from volatility_pipeline.reports.blocks import (
     SQUARE,
     WIDE,
@@ -50,16 +50,6 @@ from volatility_pipeline.reports.document import (
 )
 
 
-def render(evaluation: Evaluation, context: Context) -> str:
-    """Return the report as an HTML page."""
-    return page.render(document(evaluation, context))
-
-
-def render_pdf(evaluation: Evaluation, context: Context) -> bytes:
-    """Return the report as PDF, A4."""
-    return pdf.render(document(evaluation, context))
-
-
 def document(evaluation: Evaluation, context: Context) -> Document:
     """Put the report together."""
     test = evaluation.roles[-1]
@@ -71,6 +61,7 @@ def document(evaluation: Evaluation, context: Context) -> Document:
         "Alerts: confusion at the chosen threshold": _alerts,
         "Probabilities: calibration": _calibration,
         "Walk-forward: fold by fold": walk_forward_blocks,
+        **({"Live, side by side": _live} if context.shadow else {}),
         "Feature importance": importance_blocks,
         "Labels: base rate per day": _labels,
         "Controls": control_blocks,
@@ -190,6 +181,11 @@ def _calibration(evaluation: Evaluation, context: Context) -> Iterator[Block]:
         "comes true three times in ten; above it the model says too little, below it too much.",
         is_note=True,
     )
+
+
+def _live(_: Evaluation, context: Context) -> Iterator[Block]:
+    if context.shadow:
+        yield from shadow.blocks(context.shadow)
 
 
 def importance_blocks(evaluation: Evaluation, context: Context) -> Iterator[Block]:

@@ -1,31 +1,25 @@
-"""Alerts that outlive processes: a ledger of what was raised, and channels that deliver it.
+"""Alerts that outlive processes: a ledger of what was raised, and its delivery over channels.
 
 An alert and what is to be delivered of it are one transaction of an SQLite ledger under the data
 root. So raising is exactly once, whoever raises and whatever is killed; delivery follows, at least
 once under an id that stays the same: twice only where the process died, or the answer came too
 late, between a channel's taking it and the ledger's noting so. What alerts say is
-`domain/alerts.py`; the Kafka channel, like all that knows Kafka, is in `feed/`.
+`domain/alerts.py`; where they go is `alert_channels`.
 """
 
 import fcntl
 import json
-import logging
 import os
-import queue
 import random
 import sqlite3
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Literal
 
 from volatility_pipeline.domain.alerts import (
     FRESH,
@@ -33,33 +27,23 @@ from volatility_pipeline.domain.alerts import (
     Alert,
     Number,
     as_json,
-    as_slack,
     from_json,
     recovery,
-    sentence,
     spike_alerts,
     spike_end,
 )
-from volatility_pipeline.domain.errors import BadInputError
+from volatility_pipeline.resources.alert_channels import LOGGER, Channel, Log, Rejected, attempt
 
 if TYPE_CHECKING:
     import pandas as pd
 
 BUSY_SECONDS = 10.0
-WEBHOOK_SECONDS = 2.0
 PASS_SECONDS = 10.0
 """How long one `deliver` goes on with a channel that answers slowly; the next one continues."""
 
 FIRST_RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 900.0
 GIVE_UP = timedelta(days=7)
-REJECTIONS = (400, 413, 422)
-"""HTTP answers that speak of the message, not of the recipient."""
-
-SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
-LOG_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
-
-LOGGER = logging.getLogger("volatility.alerts")
 
 SCHEMA = """
 create table alerts (
@@ -93,108 +77,6 @@ create table silent_channels (
     retry_at text not null
 );
 """
-
-
-class Rejected(str):
-    """Why a channel does not take one alert, however often it is tried."""
-
-    __slots__ = ()
-
-
-class Channel(Protocol):
-    """Where alerts are delivered to."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the ledger."""
-
-    @property
-    def seconds(self) -> float | None:
-        """How long an attempt may take; None for one that waits for nobody."""
-
-    def send(self, alert: Alert) -> str | None:
-        """Delivers an alert; returns why it could not, in words without a secret.
-
-        `Rejected` says that this alert will never be taken, and others may be.
-        """
-
-
-@dataclass(frozen=True)
-class Log:
-    """The log `volatility.alerts`."""
-
-    name: str = "log"
-    seconds: None = None
-
-    def send(self, alert: Alert) -> None:
-        """Logs one line at the severity's level."""
-        level = logging.INFO if alert.is_recovery else LOG_LEVELS[alert.severity]
-        LOGGER.log(level, "%s What to do: %s", sentence(alert), alert.runbook)
-
-
-@dataclass(frozen=True)
-class Webhook:
-    """An HTTP address that takes alerts as JSON, or as messages in Slack's format.
-
-    The address is a secret: it is in no message, no log and no ledger.
-
-    Attributes:
-        url: The address.
-        format: `json` or `slack`; None: Slack's where the address is Slack's.
-        seconds: How long an attempt may take, the name's resolution included.
-    """
-
-    url: str = field(repr=False)
-    format: Literal["json", "slack"] | None = None
-    seconds: float = WEBHOOK_SECONDS
-    name: str = "webhook"
-
-    def __post_init__(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            is_sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            is_sound = False
-        if not is_sound or not self.url.isascii() or any(c.isspace() for c in self.url):
-            raise BadInputError(
-                "ALERT_WEBHOOK_URL: no address of a webhook; it should read like "
-                "https://hooks.example.com/…, and is not shown here because it is a secret."
-            )
-
-    def send(self, alert: Alert) -> str | None:
-        """Posts an alert; any answer but a 2xx is a failure, and redirects are not followed."""
-        host = urlsplit(self.url).hostname
-        is_slack = self.format == "slack" or (self.format is None and host in SLACK_HOSTS)
-        body = json.dumps(as_slack(alert) if is_slack else as_json(alert), allow_nan=False)
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": "volatility-pipeline",
-            "Idempotency-Key": alert.id,
-        }
-        # The scheme was looked at above.
-        request = urllib.request.Request(self.url, body.encode(), headers, method="POST")  # noqa: S310
-        try:
-            with _OPENER.open(request, timeout=self.seconds):
-                return None
-        except urllib.error.HTTPError as error:
-            with error:
-                reason = f"it answered {error.code}"
-                return Rejected(reason) if error.code in REJECTIONS else reason
-        except (OSError, HTTPException, UnicodeError) as error:
-            cause = error.reason if isinstance(error, urllib.error.URLError) else error
-            if isinstance(cause, TimeoutError):
-                return _too_long(self.seconds)
-            return f"it does not answer ({getattr(cause, 'strerror', '') or type(cause).__name__})"
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Leaves a redirect as the error that it is here: a POST elsewhere was not asked for."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Follows none."""
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 @dataclass(frozen=True)
@@ -462,7 +344,7 @@ class Alerts:
         due = self._due(channel.name)  # another may have sent what we saw before our turn
         if due is None:
             return False
-        reason = _attempt(channel, from_json(json.loads(due["body"])))
+        reason = attempt(channel, from_json(json.loads(due["body"])))
         is_rejected = isinstance(reason, Rejected)
         state = "given_up" if is_rejected else "pending" if reason else "sent"
         if is_rejected:
@@ -549,27 +431,6 @@ def end_spikes(alerts: Alerts, *, now: datetime) -> int:
     """
     ends = [(entry.alert, spike_end(entry.alert)) for entry in alerts.open("spike")]
     return sum(alerts.recover(*alert.key, at=end) for alert, end in ends if end < now - FRESH)
-
-
-def _attempt(channel: Channel, alert: Alert) -> str | None:
-    """One attempt within the channel's time: a thread, since no timeout covers names and trickles.
-
-    The thread ends by itself later; what it then brings about is the repetition that the module's
-    docstring speaks of.
-    """
-    seconds = channel.seconds
-    if seconds is None:
-        return channel.send(alert)
-    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=lambda: answers.put(channel.send(alert)), daemon=True).start()
-    try:
-        return answers.get(timeout=seconds + 0.5)
-    except queue.Empty:
-        return _too_long(seconds)
-
-
-def _too_long(seconds: float) -> str:
-    return f"it does not answer within {seconds:g} s"
 
 
 def _newest(ledger: sqlite3.Connection, key: tuple[str, str, str]) -> sqlite3.Row | None:

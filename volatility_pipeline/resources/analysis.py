@@ -25,10 +25,6 @@ from volatility_pipeline.resources.warehouse import Warehouse, connect, create_v
 REPORT = "analysis.html"
 
 
-def _silent(_: str) -> None:
-    """Says nothing."""
-
-
 @dataclass(frozen=True)
 class Analysis:
     """Analyses the features and thresholds of one product at a time.
@@ -91,7 +87,9 @@ class Analysis:
             product_id=product,
         )
 
-    def write(self, product: str, *, progress: Callable[[str], None] = _silent) -> FeatureAnalysis:
+    def write(
+        self, product: str, *, progress: Callable[[str], None] = lambda _: None
+    ) -> FeatureAnalysis:
         """Writes the product's analysis as a page and as JSON; returns that of the features.
 
         Raises:

@@ -29,8 +29,6 @@ from volatility_pipeline.resources.warehouse import DOMAIN, SQL, Warehouse
 if TYPE_CHECKING:
     import pandas as pd
 
-Progress = Callable[[str], None]
-
 NOISE_START = datetime(2026, 3, 1, tzinfo=UTC)
 NOISE_HOURS = 12.0
 NOISE_MARKETS = 10
@@ -39,10 +37,6 @@ NOISE_PRODUCT = "BTC-USD"
 NOISE_MODELS = tuple(name for name, rung in LADDER.items() if rung.columns)
 CUTS = 3
 SEED = 0
-
-
-def _silent(_: str) -> None:
-    """Says nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,11 @@ class Audit:
     noise_markets: int = NOISE_MARKETS
 
     def noise(
-        self, seeds: int, *, hours: float = NOISE_HOURS, progress: Progress = _silent
+        self,
+        seeds: int,
+        *,
+        hours: float = NOISE_HOURS,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> AuditSection:
         """Judges every rung on simulated noise markets, and one of them by leaky protocols."""
         outcomes, rows = self._noise(seeds, hours=hours, progress=progress)
@@ -75,7 +73,7 @@ class Audit:
         )
 
     def _noise(
-        self, seeds: int, *, hours: float, progress: Progress
+        self, seeds: int, *, hours: float, progress: Callable[[str], None]
     ) -> tuple[dict[str, list[controls.Outcome]], "pd.DataFrame"]:
         """How every rung ranked the test rows of each noise market, and the first one's rows."""
         outcomes: dict[str, list[controls.Outcome]] = {name: [] for name in NOISE_MODELS}
@@ -116,7 +114,7 @@ class Audit:
             rows: pd.DataFrame = warehouse.labelled_rows(product).to_pandas()
         return rows
 
-    def truncation(self, *, progress: Progress = _silent) -> Control:
+    def truncation(self, *, progress: Callable[[str], None] = lambda _: None) -> Control:
         """Builds the newest day again without its future, at a few instants, and compares."""
         built = [
             day
@@ -172,7 +170,9 @@ class Audit:
                 warehouse.build(stage, day)
             return _known(lake, day)
 
-    def known_noise(self, *, progress: Progress = _silent) -> tuple[Control, ...]:
+    def known_noise(
+        self, *, progress: Callable[[str], None] = lambda _: None
+    ) -> tuple[Control, ...]:
         """The noise control of every rung, judged anew once code or libraries are others.
 
         The markets are shorter than the audit's, so that a first run waits half a minute at most.
@@ -194,7 +194,7 @@ class Audit:
 
         return self._known("noise", made_from, judge)
 
-    def known_truncation(self, *, progress: Progress = _silent) -> Control:
+    def known_truncation(self, *, progress: Callable[[str], None] = lambda _: None) -> Control:
         """The control of a cut-off future, judged anew once the newest day or the code changed."""
         days = self.lake.days("features")
         made_from = {
@@ -218,7 +218,9 @@ class Audit:
                 write_json(path, known)
         return tuple(Control(**control) for control in known["controls"])
 
-    def product(self, product: str, *, progress: Progress = _silent) -> AuditSection:
+    def product(
+        self, product: str, *, progress: Callable[[str], None] = lambda _: None
+    ) -> AuditSection:
         """Controls of a product's splits and evaluation, and its rows by leaky protocols.
 
         Raises:

@@ -1,8 +1,7 @@
 """Champions: which registered version of a product's models serves, and how that came about.
 
 The rules are `domain/promotion`; asking many rows is `predictions`. The registry's alias `champion`
-says which version it is, and the version's own tags say all that using it takes, so that an old one
-can be put back whatever was trained since. Decisions are appended to
+says which version it is; what a version says of itself is `served_model`. Decisions are appended to
 `champion/product=…/decisions.jsonl` before anything is done, and done again where that was cut off.
 """
 
@@ -12,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +24,10 @@ from volatility_pipeline.domain.ladder import LADDER, MODEL_INPUTS
 from volatility_pipeline.domain.latency import latency
 from volatility_pipeline.domain.models import Forecast, probabilities, scores
 from volatility_pipeline.domain.promotion import Candidate, Comparison, Decision, Facts
-from volatility_pipeline.domain.splits import ROLES, Policy
-from volatility_pipeline.domain.verdict import title
+from volatility_pipeline.domain.splits import ROLES
 from volatility_pipeline.resources.lake import Lake, read_json
-from volatility_pipeline.resources.tracking import RegisteredVersion, StoredModel, Tracking
+from volatility_pipeline.resources.served_model import ServedModel
+from volatility_pipeline.resources.tracking import Tracking
 from volatility_pipeline.resources.training import SEED, code_digest, evaluated_models
 
 if TYPE_CHECKING:
@@ -43,60 +42,6 @@ LATENCY_SECONDS = 0.2
 VERSION_DIGITS = 9  # more are no version of any registry, and overflow some
 TOO_GOOD = "too good to be true"
 """The control for which there is a rule of its own: a person may overrule it."""
-
-NEVER = "1970-01-01T00:00:00"
-"""Until when a model knows rows that saw none."""
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A registered version, with all that it takes to use it. Times are ISO, UTC.
-
-    Attributes:
-        product: The market.
-        model: The rung.
-        version: Its number in the registry.
-        stored: Its archive, and the hash that this must have.
-        decision_threshold: An alert is a probability at or above it.
-        policy: How the labels' threshold was made.
-        constant_threshold: That threshold under the `training` policy, volatility per second; None
-            under `trailing`, where each row brings its own.
-        columns: The inputs, in order.
-        trained_until: Time of the last training row.
-        fitted_until: Time of the last validation row, the last that it knows anything of.
-        seen_from: Time of the first row of any role that it was made or judged by.
-        seen_until: Time of the last.
-        horizon_seconds: How far ahead it looks.
-        source: `simulated` or `recorded`: what it was trained on.
-        registered_at: When it was registered.
-        provenance: All that was noted of what it was made from, by name.
-    """
-
-    product: str
-    model: str
-    version: str
-    stored: StoredModel
-    decision_threshold: float
-    policy: Policy
-    constant_threshold: float | None
-    columns: tuple[str, ...]
-    trained_until: str
-    fitted_until: str
-    seen_from: str
-    seen_until: str
-    horizon_seconds: int
-    source: str
-    registered_at: str
-    provenance: Mapping[str, Any] = field(compare=False)
-
-    @property
-    def title(self) -> str:
-        """The model as a person reads it."""
-        return f"{title(self.model)} (version {self.version})"
-
-    def age(self, now: datetime) -> timedelta:
-        """How long ago it was registered."""
-        return now - datetime.fromisoformat(self.registered_at)
 
 
 @dataclass(frozen=True)
@@ -146,7 +91,7 @@ class Champions:
         if found is None:
             what = f"version {name}" if name.isdecimal() else name
             raise BadInputError(f"{product}: no {what} is registered; `volatility train` makes it.")
-        return _served(product, found)
+        return ServedModel.of(product, found)
 
     def load(self, served: ServedModel) -> Any:
         """The model's estimator.
@@ -479,39 +424,6 @@ class Champions:
         return found
 
 
-def _served(product: str, found: RegisteredVersion) -> ServedModel:
-    if "provenance" not in found.tags:
-        raise BadInputError(
-            f"{product}: version {found.stored.version} does not say what it was made from; "
-            "`volatility train` makes one that does."
-        )
-    provenance = json.loads(found.tags["provenance"])
-    trained_until = _iso(provenance["trained_until"]) or NEVER
-    fitted_until = _iso(provenance["fitted_until"]) or trained_until
-    return ServedModel(
-        product=product,
-        model=found.tags["model"],
-        version=found.stored.version,
-        stored=found.stored,
-        decision_threshold=float(found.tags["decision_threshold"]),
-        policy=provenance["label_policy"],
-        constant_threshold=provenance["constant_threshold"],
-        columns=tuple(json.loads(found.tags["columns"])),
-        trained_until=trained_until,
-        fitted_until=fitted_until,
-        seen_from=_iso(provenance.get("seen_from")) or trained_until,
-        seen_until=_iso(provenance.get("seen_until")) or fitted_until,
-        horizon_seconds=provenance["label_horizon_seconds"],
-        source=provenance["source"],
-        registered_at=f"{found.registered_at:%Y-%m-%dT%H:%M:%SZ}",
-        provenance=provenance,
-    )
-
-
-def _iso(time: str | None) -> str | None:
-    return None if time is None else datetime.fromisoformat(time).isoformat()
-
-
 def _candidate(served: ServedModel) -> Candidate:
     return Candidate(
         version=served.version,
@@ -543,7 +455,7 @@ def _naming(decision: Decision, served: Sequence[ServedModel]) -> Decision:
 
 
 def _milliseconds(served: ServedModel, estimator: Any, rows: "pd.DataFrame") -> float:
-    """How long one row takes, the median: a higher quantile would be other processes' doing."""
+    """Processor time of one row, the mean: what the clock says is other processes' doing, too."""
     found = latency(
         estimator,
         rows.tail(1),
@@ -551,7 +463,7 @@ def _milliseconds(served: ServedModel, estimator: Any, rows: "pd.DataFrame") -> 
         seconds=LATENCY_SECONDS,
         decision_threshold=served.decision_threshold,
     )
-    return round(1000 * found.p50, 3)
+    return round(1000 * found.cpu, 3)
 
 
 def _days(age: timedelta) -> str:

@@ -14,7 +14,7 @@ from volatility_pipeline.resources.lake import Lake
 
 KINDS = {
     "raw": ("raw",),
-    "tables": (*TABLES, "predictions"),
+    "tables": (*TABLES, "predictions_live"),
     "models": ("models", "evaluation", "mlflow"),
 }
 GROWTH_DAYS = 7

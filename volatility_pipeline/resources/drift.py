@@ -12,12 +12,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from volatility_pipeline.domain.drift import (
-    DaySketch,
-    Reference,
-    compare,
-    sketch,
-)
+from volatility_pipeline.domain.day_sketch import DaySketch, sketch
+from volatility_pipeline.domain.drift import Reference, compare
 from volatility_pipeline.domain.drift_verdict import (
     PERFORMANCE_DAYS,
     Verdict,
@@ -27,8 +23,9 @@ from volatility_pipeline.domain.drift_verdict import (
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.models import probabilities
 from volatility_pipeline.domain.schemas import DRIFT, TABLES
-from volatility_pipeline.resources.champions import Champions, ServedModel
+from volatility_pipeline.resources.champions import Champions
 from volatility_pipeline.resources.lake import Lake, read_json, write_json
+from volatility_pipeline.resources.served_model import ServedModel
 from volatility_pipeline.resources.training import code_digest
 from volatility_pipeline.resources.warehouse import Warehouse, connect, create_view
 
@@ -36,16 +33,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STAGE = "drift"
-CODE = ("drift.py", "drift_verdict.py")
+SKETCH_CODE = ("day_sketch.py",)
+CODE = (*SKETCH_CODE, "drift.py", "drift_verdict.py")
 PAGE, EVIDENTLY = "drift.html", "evidently.html"
 PROBABILITY_STRIDE = 10
 """Every n-th row is asked for its probability: their distribution over a day is what counts."""
-
-Progress = Callable[[str], None]
-
-
-def _silent(_: str) -> None:
-    """Says nothing."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +114,9 @@ class DriftWatch:
         """Where the product's page lies."""
         return self.lake.folder(STAGE, product) / PAGE
 
-    def judge(self, product: str, *, today: date, progress: Progress = _silent) -> dict[str, Any]:
+    def judge(
+        self, product: str, *, today: date, progress: Callable[[str], None] = lambda _: None
+    ) -> dict[str, Any]:
         """Judges the newest finished day, adds it to the history, and writes the pages.
 
         Args:
@@ -171,7 +165,7 @@ class DriftWatch:
             "ticks": self.lake.content("ticks", day),
             "books": hashlib.sha256(json.dumps(books).encode()).hexdigest(),
             "model": served.stored.sha256,
-            "code": code_digest(CODE[:1]),
+            "code": code_digest(SKETCH_CODE),
         }
         known = read_json(path)
         if known is not None and known["made_from"] == made_from:

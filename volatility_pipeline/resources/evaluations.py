@@ -16,8 +16,10 @@ from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.ladder import LADDER
 from volatility_pipeline.domain.models import FittedModel, Forecast, fit, probabilities, scores
 from volatility_pipeline.domain.splits import ROLES
+from volatility_pipeline.resources import live_answers
 from volatility_pipeline.resources.analysis import Analysis
 from volatility_pipeline.resources.audit import Audit
+from volatility_pipeline.resources.champions import Champions
 from volatility_pipeline.resources.lake import read_json
 from volatility_pipeline.resources.tracking import StoredModel
 from volatility_pipeline.resources.training import (
@@ -38,16 +40,11 @@ if TYPE_CHECKING:
     from volatility_pipeline.domain.splits import Policy
     from volatility_pipeline.domain.walk_forward import Window
     from volatility_pipeline.reports.evaluation import Context
-    from volatility_pipeline.resources.champions import ServedModel
+    from volatility_pipeline.resources.served_model import ServedModel
 
-Progress = Callable[[str], None]
 REPORT = "report.html"
 RESULT = "evaluation.json"
 WINDOWS: tuple["Window", ...] = ("expanding", "rolling")
-
-
-def _silent(_: str) -> None:
-    """Says nothing."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class Evaluations:
         return self.training.lake.folder("evaluation", product) / REPORT
 
     def walk_forward(
-        self, product: str, policy: "Policy", *, progress: Progress = _silent
+        self, product: str, policy: "Policy", *, progress: Callable[[str], None] = lambda _: None
     ) -> dict[str, Any]:
         """Judges the ladder fold by fold, each fold knowing its past alone; returns the record."""
         made_from = self._made_from("walk_forward", product, policy)
@@ -106,7 +103,7 @@ class Evaluations:
         policy: "Policy",
         *,
         window: "Window" = "expanding",
-        progress: Progress = _silent,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> "WalkForwardResult":
         """A walk-forward of the whole ladder over a product's labelled rows.
 
@@ -150,7 +147,9 @@ class Evaluations:
         )
         return judge_folds(walk, runs, policy=policy, seed=SEED)
 
-    def audit_product(self, product: str, *, progress: Progress = _silent) -> "AuditSection":
+    def audit_product(
+        self, product: str, *, progress: Callable[[str], None] = lambda _: None
+    ) -> "AuditSection":
         """The audit of a product, and the ladder over expanding and over rolling windows."""
         section = self.audit.product(product, progress=progress)
         policy = self.training.split_record(product)["policy"]
@@ -159,7 +158,9 @@ class Evaluations:
         ]
         return replace(section, walks=tuple(walks))
 
-    def evaluate(self, product: str, *, progress: Progress = _silent) -> dict[str, Any]:
+    def evaluate(
+        self, product: str, *, progress: Callable[[str], None] = lambda _: None
+    ) -> dict[str, Any]:
         """Evaluates a product's models on its test rows, writes the report, and the record.
 
         Raises:
@@ -184,6 +185,7 @@ class Evaluations:
             frame, result, is_simulated=context.is_simulated, progress=progress
         )
         analysis = self.analysis.write(product, progress=progress)
+        shadow = live_answers.shadow(Champions(training.lake, training.tracking), product)
         shown = compared_models(result.models, result.reference)
         progress(f"{product}: drawing the report")
         report = document(
@@ -192,6 +194,7 @@ class Evaluations:
                 context,
                 controls=controls,
                 importances=analysis.importances,
+                shadow=shadow if shadow and shadow.rows.rows else None,
                 timeline=timeline(
                     test["ts"].to_numpy(),
                     test["future_volatility_60s"].to_numpy(dtype=float),
@@ -316,7 +319,12 @@ class Evaluations:
         return TypeAdapter(WalkForwardResult).validate_python(record["result"])
 
     def _controls(
-        self, frame: "pd.DataFrame", result: "Evaluation", *, is_simulated: bool, progress: Progress
+        self,
+        frame: "pd.DataFrame",
+        result: "Evaluation",
+        *,
+        is_simulated: bool,
+        progress: Callable[[str], None],
     ) -> tuple["Control", ...]:
         """Every control: of the product's splits and result, of the code, and of the lake."""
         from volatility_pipeline.domain import controls

@@ -11,12 +11,23 @@ import glob
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from volatility_pipeline.domain.schemas import LABELS, SPLITS, TABLES, Column, Table
+from volatility_pipeline.domain.schemas import (
+    ANSWERS,
+    LABELS,
+    PREDICTIONS_LIVE,
+    SPLITS,
+    TABLES,
+    Column,
+    Table,
+)
+from volatility_pipeline.resources import live_answers
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.segments import commit
+from volatility_pipeline.resources.warehouse import sql_text
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,7 +47,8 @@ def publish(lake: Lake) -> Path:
     snapshot = lake.root.absolute() / SNAPSHOTS / str(time.time_ns())
     try:
         for table in TABLES.values():
-            _link_partitions(lake, table, snapshot / table.name)
+            _link(lake.files(table.name), snapshot / table.name)
+        _link(live_answers.files(lake), snapshot / ANSWERS.name)
         with duckdb.connect(str(snapshot / FILE)) as connection:
             connection.execute("set TimeZone = 'UTC'")
             for table in TABLES.values():
@@ -52,6 +64,13 @@ def publish(lake: Lake) -> Path:
                 "where labels.future_volatility_60s is not null "
                 "and labels.trailing_threshold is not null",
             )
+            _create_view(
+                connection,
+                PREDICTIONS_LIVE.name,
+                PREDICTIONS_LIVE,
+                f"with answers as ({_source(ANSWERS, snapshot / ANSWERS.name)}) "
+                f"{sql_text(live_answers.SQL_FILE)}",
+            )
             connection.execute("checkpoint")
         temporary.unlink(missing_ok=True)
         temporary.hardlink_to(snapshot / FILE)
@@ -66,10 +85,10 @@ def publish(lake: Lake) -> Path:
     return final
 
 
-def _link_partitions(lake: Lake, table: Table, folder: Path) -> None:
-    """Links the table's partitions, without their ending, lest anybody takes a link for one."""
+def _link(paths: Iterable[Path], folder: Path) -> None:
+    """Links a table's files, without their ending, lest anybody takes a link for one."""
     folder.mkdir(parents=True)
-    for path in lake.files(table.name):
+    for path in paths:
         try:
             (folder / path.stem).hardlink_to(path)
         except FileNotFoundError:  # a build has just removed it

@@ -19,8 +19,9 @@ from volatility_pipeline.domain.models import probabilities
 from volatility_pipeline.domain.realized import realized_day
 from volatility_pipeline.domain.schemas import PREDICTIONS, TABLES
 from volatility_pipeline.domain.splits import EMBARGO_SECONDS, HORIZON_SECONDS
-from volatility_pipeline.resources.champions import CHAMPION, Champions, ServedModel
+from volatility_pipeline.resources.champions import CHAMPION, Champions
 from volatility_pipeline.resources.lake import Lake
+from volatility_pipeline.resources.served_model import ServedModel
 from volatility_pipeline.resources.warehouse import (
     Warehouse,
     connect,

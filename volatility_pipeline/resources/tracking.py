@@ -30,6 +30,7 @@ from volatility_pipeline.domain.models import (
 
 EXPERIMENT = "volatility"
 ARCHIVE = "model.skops"
+MOST_MODELS = 1000  # more are not asked for at once; there are not so many products
 SQLITE = "sqlite:///"
 
 
@@ -216,6 +217,21 @@ class Tracking:
         with self._client() as client:
             found = client.search_registered_models(f"name = '{registered_name(product)}'")
         return {name: str(version) for model in found for name, version in model.aliases.items()}
+
+    def all_aliases(self) -> dict[str, dict[str, str]]:
+        """The aliases of every product that has any, by product, asked for once."""
+        if not self.is_there:
+            return {}
+        with self._client() as client:
+            found = client.search_registered_models(
+                f"name LIKE '{registered_name('')}%'", max_results=MOST_MODELS
+            )
+        return {
+            model.name.removeprefix(registered_name("")): {
+                name: str(version) for name, version in model.aliases.items()
+            }
+            for model in found
+        }
 
     def move_alias(self, product: str, alias: str, version: str | None) -> None:
         """Makes an alias name a version, or none."""

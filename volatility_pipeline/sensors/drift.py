@@ -14,8 +14,8 @@ from volatility_pipeline.domain.alerts import DRIFT_SEVERITY, KINDS, Alert
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.jobs import TRAIN, WATCH, retraining
 from volatility_pipeline.resources.alerts import Alerts
-from volatility_pipeline.resources.champions import ServedModel
 from volatility_pipeline.resources.drift import DriftWatch, is_of
+from volatility_pipeline.resources.served_model import ServedModel
 from volatility_pipeline.settings import Settings
 
 RETRAINS: Mapping[str, tuple[str, ...]] = {

@@ -20,10 +20,11 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Body, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from volatility_pipeline.domain.ladder import MODEL_INPUTS
 from volatility_pipeline.resources.lake import Lake
@@ -40,6 +41,9 @@ from volatility_pipeline.serving.predictor import (
 )
 
 SUMMARY = "Will this market be unusually volatile in the next 60 seconds?"
+REMARKS = """What is not said with each path: another method is answered with 405 and another path
+with 404; with plain text, what is no HTTP or has a head of more than 64 KiB with 400, and more
+connections than there may be with 503."""
 MOST_STREAMS = 100
 LOOK_SECONDS = 0.2
 REPEAT_SECONDS = 2.0
@@ -53,14 +57,13 @@ Responses = dict[int | str, dict[str, Any]]
 REFUSED = {"model": bodies.Refusal}
 EVERYWHERE: Responses = {
     401: {**REFUSED, "description": "The key lacks or is wrong."},
+    421: {**REFUSED, "description": "Asked under a public name, for which there must be a key."},
     429: {**REFUSED, "description": "Too many requests; Retry-After says when to come again."},
 }
 UNKNOWN: Responses = {404: {**REFUSED, "description": "There is no such product here."}}
-UNAVAILABLE: Responses = {
-    503: {**REFUSED, "description": "No answer now: `reason` and `detail` say why."}
-}
+UNAVAILABLE: Responses = {503: {**REFUSED, "description": "No answer now; `detail` says why."}}
 TOO_MUCH: Responses = {
-    400: {**REFUSED, "description": "The body cannot be parsed."},
+    400: {**REFUSED, "description": "The body was cut off."},
     408: {**REFUSED, "description": "The body came too slowly."},
     413: {**REFUSED, "description": "The body is too large."},
 }
@@ -110,13 +113,29 @@ class Service:
             trained_on=answer.model.source,
         )
 
+    def predictions(self, rows: Sequence[bodies.RowBase]) -> bodies.Predictions:
+        """What the champions say of rows, in their order."""
+        places: dict[str, list[int]] = {}
+        for place, one in enumerate(rows):
+            places.setdefault(one.product, []).append(place)
+        said: dict[int, bodies.Prediction] = {}
+        for product, own in places.items():
+            model = self.predictor.champion(product)
+            answers = _ask(model, self.predictor, [rows[place] for place in own])
+            said.update(zip(own, answers, strict=True))
+            self.metrics.predictions.labels(product, model.served.model).inc(len(own))
+        return bodies.Predictions(predictions=[said[place] for place in range(len(said))])
+
     def state(self, product: str) -> bodies.State:
         """A product's newest answer, or why there is none."""
+        trouble = self.predictor.models(product).trouble
         try:
             live = self.live(self.predictor.newest(product))
         except UnavailableError as error:
-            return bodies.State(product=product, live=None, refusal=_refusal(error))
-        return bodies.State(product=product, live=live, refusal=None)
+            return bodies.State(
+                product=product, live=None, refusal=_refusal(error), model_trouble=trouble
+            )
+        return bodies.State(product=product, live=live, refusal=None, model_trouble=trouble)
 
     async def stream(self) -> AsyncIterator[bytes]:
         """All products' states as server-sent events: at each change, and every two seconds."""
@@ -125,7 +144,7 @@ class Service:
         try:
             while not self.stopping.is_set():
                 seen, until = self.predictor.changes, loop.time() + REPEAT_SECONDS
-                yield self._event(seen, int(loop.time() / REPEAT_SECONDS))
+                yield self._event(seen, int(loop.time() / LOOK_SECONDS))
                 while (
                     self.predictor.changes == seen
                     and loop.time() < until
@@ -141,7 +160,7 @@ class Service:
         return self._streams >= MOST_STREAMS
 
     def _event(self, *now: object) -> bytes:
-        """The event, made once for all that watch."""
+        """The event, made once for all that look at this moment: ages stand in it."""
         if self._shown[0] != now:
             states = [self.state(product).model_dump_json() for product in self.predictor.products]
             self._shown = (now, f"event: states\ndata: [{','.join(states)}]\n\n".encode())
@@ -159,9 +178,11 @@ def create_app(service: Service, *, key: str | None = None, rate: float = RATE) 
     app = FastAPI(
         title="volatility",
         summary=SUMMARY,
+        description=REMARKS,
         version=installed_version("volatility-pipeline"),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # to an address that the asker names
         responses=EVERYWHERE,
         telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
@@ -179,23 +200,21 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
 
     router = APIRouter(route_class=_QuickRoute)
 
-    @router.post("/predict", responses={**UNKNOWN, **UNAVAILABLE, **TOO_MUCH}, tags=["predictions"])
-    def predict(asked: bodies.FeatureRows) -> bodies.Predictions:
+    @router.post(
+        "/predict",
+        response_model=bodies.Predictions,
+        responses={**UNKNOWN, **UNAVAILABLE, **TOO_MUCH},
+        tags=["predictions"],
+    )
+    def predict(
+        asked: Annotated[bodies.FeatureRows, Body(examples=[bodies.EXAMPLE])],
+    ) -> Response:
         """Ask the champions about rows of features.
 
         A `threshold` that is left out is the live one. Under the policy `training` it is always the
         model's own; the answer says which it was.
         """
-        places: dict[str, list[int]] = {}
-        for place, one in enumerate(asked.rows):
-            places.setdefault(one.product, []).append(place)
-        said: dict[int, bodies.Prediction] = {}
-        for product, own in places.items():
-            model = predictor.champion(product)
-            answers = _ask(model, predictor, [asked.rows[place] for place in own])
-            said.update(zip(own, answers, strict=True))
-            service.metrics.predictions.labels(product, model.served.model).inc(len(own))
-        return bodies.Predictions(predictions=[said[place] for place in range(len(said))])
+        return _json(service.predictions(asked.rows))
 
     app.include_router(router)
 
@@ -204,10 +223,15 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         """The newest live probability, if it is not too old to be given."""
         return service.live(predictor.newest(product))
 
-    @app.get("/history/{product}", responses=UNKNOWN, tags=["predictions"])
+    @app.get(
+        "/history/{product}",
+        response_model=bodies.History,
+        responses=UNKNOWN,
+        tags=["predictions"],
+    )
     def history(
         product: bodies.Product, minutes: Annotated[int, Query(ge=1, le=60)] = 60
-    ) -> bodies.History:
+    ) -> Response:
         """What was answered live in the last minutes, at most an hour."""
         since = predictor.clock() - timedelta(minutes=minutes)
         points = [
@@ -223,7 +247,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
             )
             for answer in predictor.history(product, since)
         ]
-        return bodies.History(product=product, points=points)
+        return _json(bodies.History(product=product, points=points))
 
     @app.get(
         "/events",
@@ -239,6 +263,11 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         if service.is_full:
             return _unavailable("too_many_streams", f"{MOST_STREAMS} streams are open already.")
         return StreamingResponse(service.stream(), media_type="text/event-stream")
+
+
+def _json(body: BaseModel) -> Response:
+    """An answer that is right by its making: FastAPI would validate it again, in a thread."""
+    return Response(body.model_dump_json(), media_type="application/json")
 
 
 class _QuickRequest(Request):
@@ -304,7 +333,8 @@ def _add_operations(app: FastAPI, service: Service) -> None:
     def ready(response: Response) -> bodies.Ready:
         """Whether predictions are to be had: models and data, each with its own truth.
 
-        A product without a champion does not hold the others up.
+        A product without a champion does not hold the others up. Where no live rows are promised
+        (`--source none`), their absence does not either.
         """
         found = {product: _readiness(predictor, product) for product in predictor.products}
         loaded = [one for one in found.values() if one.model_loaded]
@@ -313,9 +343,10 @@ def _add_operations(app: FastAPI, service: Service) -> None:
         )
         is_fresh = bool(loaded) and all(one.data_fresh for one in loaded)
         status = service.status()
-        response.status_code = 200 if is_loaded and is_fresh else 503
+        is_ready = is_loaded and (is_fresh or status is None)
+        response.status_code = 200 if is_ready else 503
         return bodies.Ready(
-            ready=is_loaded and is_fresh,
+            ready=is_ready,
             model_loaded=is_loaded,
             data_fresh=is_fresh,
             source=status.source if status else None,
@@ -346,16 +377,12 @@ def _add_operations(app: FastAPI, service: Service) -> None:
 def _readiness(predictor: Predictor, product: str) -> bodies.ProductReady:
     models = predictor.models(product)
     age = predictor.age_seconds(product)
-    is_fresh = age is not None and abs(age) <= predictor.max_age_seconds
-    if age is None:
-        trouble: str | None = "No live row has come yet."
-    else:
-        trouble = None if is_fresh else f"The newest row is {age:,.0f} s old."
+    trouble = predictor.row_trouble(product)
     return bodies.ProductReady(
         model_loaded=models.champion is not None,
         version=models.champion.served.version if models.champion else None,
         model_trouble=models.trouble,
-        data_fresh=is_fresh,
+        data_fresh=trouble is None,
         data_trouble=trouble,
         age_seconds=None if age is None else round(age, 3),
     )

@@ -16,22 +16,23 @@ from volatility_pipeline.domain.schemas import FEATURES
 MOST_ROWS = 1000
 
 # Prices are decimal(28,10): what lies between 1e-10 and 1e18.
-RANGES: dict[str, tuple[float, float]] = {
-    "log_return_": (-100, 100),
-    "realized_volatility_": (0, 100),
-    "price_velocity_": (0, 1e18),
-    "spread_mean_": (0, 1e18),
-    "order_book_imbalance_": (0, 1),
-    "trade_intensity_": (0, 1e12),
-    "volume_velocity_": (0, 1e28),
-    "mid": (1e-10, 1e18),
-    "spread_bps": (0, 20_000),
-    "microprice_gap_bps": (-10_000, 1e12),
-    "seconds_since_tick": (0, 3600),
-    "time_of_day_": (-1, 1),
-    "threshold": (0, 100),
+RANGES: dict[str, tuple[float, float, float]] = {
+    "log_return_": (-100, 100, 2e-05),
+    "realized_volatility_": (0, 100, 5e-05),
+    "price_velocity_": (0, 1e18, 1.5),
+    "spread_mean_": (0, 1e18, 0.01),
+    "order_book_imbalance_": (0, 1, 0.5),
+    "trade_intensity_": (0, 1e12, 120),
+    "volume_velocity_": (0, 1e28, 1.25),
+    "mid": (1e-10, 1e18, 85000.0),
+    "spread_bps": (0, 20_000, 0.001),
+    "microprice_gap_bps": (-10_000, 1e12, 0.0002),
+    "seconds_since_tick": (0, 3600, 0),
+    "time_of_day_": (-1, 1, 0.7),
+    "threshold": (0, 100, 0.0001),
 }
-"""By the beginning of a column's name, what a value can be; wider than any market."""
+"""By the beginning of a column's name, what a value can be, wider than any market, and one that is
+usual."""
 
 NULLABLE = (
     "spread_mean_",
@@ -82,18 +83,15 @@ def row_model(columns: Sequence[str]) -> type[RowBase]:
     comments = {column.name: column.comment for column in FEATURES.columns}
     fields: dict[str, Any] = {}
     for name in columns:
-        low, high = next(bounds for start, bounds in RANGES.items() if name.startswith(start))
-        bound = Field(
-            ge=low,
-            le=high,
-            allow_inf_nan=False,
-            description=comments.get(name, "the volatility that makes the row a spike"),
+        low, high, example = next(
+            values for start, values in RANGES.items() if name.startswith(start)
         )
-        number = Annotated[float, bound]
-        if name == "threshold":
-            fields[name] = (number | None, None)
-        else:
-            fields[name] = (number | None if name.startswith(NULLABLE) else number, ...)
+        number: Any = Annotated[float, Field(ge=low, le=high, allow_inf_nan=False)]
+        about = comments.get(name, "the volatility that makes the row a spike")
+        if name == "threshold" or name.startswith(NULLABLE):
+            number = number | None
+        default = None if name == "threshold" else ...
+        fields[name] = (number, Field(default, description=about, examples=[example]))
     made: type[RowBase] = create_model("FeatureRow", __base__=RowBase, **fields)
     return made
 
@@ -104,16 +102,33 @@ else:
     FeatureRows = rows_model(MODEL_INPUTS)
 
 
+EXAMPLE = {
+    "rows": [
+        {
+            name: (about.examples or [None])[0]
+            for name, about in row_model(MODEL_INPUTS).model_fields.items()
+        }
+    ]
+}
+"""A body of `POST /predict`."""
+
+
 class Prediction(BaseModel):
     """What a product's champion says of a row."""
 
-    product: str
-    probability: float = Field(description="calibrated, that the next 60 s are a spike")
-    threshold: float = Field(description="the volatility per second that makes them a spike")
-    decision_threshold: float = Field(description="the probability from which on it is an alert")
+    product: str = Field(examples=["BTC-USD"])
+    probability: float = Field(
+        description="calibrated, that the next 60 s are a spike", examples=[0.07]
+    )
+    threshold: float = Field(
+        description="the volatility per second that makes them a spike", examples=[1e-4]
+    )
+    decision_threshold: float = Field(
+        description="the probability from which on it is an alert", examples=[0.19]
+    )
     is_alert: bool
-    model: str = Field(description="the rung of the ladder that answers")
-    version: str = Field(description="its version in the registry")
+    model: str = Field(description="the rung of the ladder that answers", examples=["xgboost"])
+    version: str = Field(description="its version in the registry", examples=["24"])
 
 
 class Predictions(BaseModel):
@@ -155,9 +170,13 @@ class History(BaseModel):
 class Refusal(BaseModel):
     """Why there is no answer."""
 
-    detail: str
-    reason: str | None = Field(default=None, description="the same, for programs")
-    age_seconds: float | None = Field(default=None, description="where the newest row is too old")
+    detail: str = Field(examples=["BTC-USD: the newest row is 42 s old; 10 s are allowed."])
+    reason: str | None = Field(
+        default=None, description="the same, for programs", examples=["stale"]
+    )
+    age_seconds: float | None = Field(
+        default=None, description="where the newest row is too old", examples=[42.0]
+    )
 
 
 class State(BaseModel):
@@ -166,6 +185,7 @@ class State(BaseModel):
     product: str
     live: Live | None
     refusal: Refusal | None
+    model_trouble: str | None = Field(description="why the newest reload failed; the old one stays")
 
 
 class Health(BaseModel):
@@ -186,7 +206,7 @@ class ProductReady(BaseModel):
 
 
 class Ready(BaseModel):
-    """Ready is: a model is loaded, and each product that has one has fresh data."""
+    """Ready is: a model is loaded, and each product with one has fresh data, if any is to come."""
 
     ready: bool
     model_loaded: bool

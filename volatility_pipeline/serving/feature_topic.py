@@ -86,6 +86,7 @@ def records(rows: Sequence[FeatureRow]) -> Iterator[Record]:
             "ts": _text(row.ts.isoformat()),
             **row.features,
             "trailing_threshold": row.trailing_threshold,
+            "is_threshold_whole": row.is_threshold_whole,
             "published_at": _text(row.published_at.isoformat(timespec="microseconds")),
         }
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))

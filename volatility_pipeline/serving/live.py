@@ -5,24 +5,27 @@ the lines come from to the source.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from volatility_pipeline.feed.gaps import Counts
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.warehouse import Warehouse
 from volatility_pipeline.serving.feature_topic import FeatureTopic
 from volatility_pipeline.serving.memory import SECOND, Line, Memory
 from volatility_pipeline.serving.memory import FeatureRow as FeatureRow
 
+HandOn = Callable[[Sequence[FeatureRow]], Awaitable[None]]
+
 LONGEST_WAIT = 0.2  # seconds for which a stop may go unnoticed
 LONGEST_STALL = timedelta(minutes=1)  # older rows than that help nobody any more
 
 
 class Source(Protocol):
-    """Where lines come from; `kafka_source.KafkaSource` is one."""
+    """Where lines come from: `kafka_source.KafkaSource`, `websocket_source.WebSocketSource`."""
 
     @property
     def name(self) -> str:
@@ -35,6 +38,10 @@ class Source(Protocol):
     @property
     def lag(self) -> int | None:
         """Lines that it holds and has not given yet; None where it cannot tell."""
+
+    @property
+    def counts(self) -> Counts | None:
+        """What has happened on its own connection to the exchange; None where it has none."""
 
     async def start(self) -> None:
         """Called once, before the lake is read."""
@@ -56,8 +63,11 @@ class LiveStatus:
         messages: Lines read from the source since the start.
         faulty: Lines, and tickers of lines, that the batch would quarantine.
         lag: Lines that the source holds and nobody has read yet; None where it cannot tell.
-        source: Where the lines come from, in words.
+        source: Where the lines come from, and what is wrong, in words.
         running_since: When `run` was called, UTC.
+        counts: Gaps, connections, messages without room, where the source talks to the exchange.
+        hole: From when to when, UTC, minutes behind the thresholds are not known, though there may
+            have been some: the batch, once it is built that far, has other thresholds.
     """
 
     newest_event: Mapping[str, datetime]
@@ -67,6 +77,8 @@ class LiveStatus:
     lag: int | None
     source: str
     running_since: datetime
+    counts: Counts | None = None
+    hole: tuple[datetime, datetime] | None = None
 
 
 class LiveFeatures:
@@ -118,11 +130,12 @@ class LiveFeatures:
         self._running_since = datetime.now(UTC)
         publishing = None if self.publish is None else asyncio.create_task(self.publish.run())
 
-        def hand_on(rows: Sequence[FeatureRow]) -> None:
+        async def hand_on(rows: Sequence[FeatureRow]) -> None:
             if rows:
-                on_rows(rows)
+                await asyncio.to_thread(on_rows, rows)  # the source is heard meanwhile
                 if self.publish is not None:
                     self.publish.put(rows)
+            await asyncio.to_thread(self.memory.tidy)
 
         try:
             with self.memory as memory:
@@ -139,7 +152,7 @@ class LiveFeatures:
                 with suppress(asyncio.CancelledError):
                     await publishing
 
-    async def _follow(self, hand_on: Callable[[Sequence[FeatureRow]], None]) -> None:
+    async def _follow(self, hand_on: HandOn) -> None:
         while not self._is_stopping:
             until = self._due(_now())
             is_due = self.memory.until is None or until > self.memory.until
@@ -147,18 +160,18 @@ class LiveFeatures:
                 self._take(await self.source.read(0))  # what arrived within the grace
                 rows = await asyncio.to_thread(self.memory.advance, until)
                 oldest = (until - LONGEST_STALL).replace(tzinfo=UTC)
-                hand_on([row for row in rows if row.ts > oldest])
+                await hand_on([row for row in rows if row.ts > oldest])
                 continue
             left = (until + SECOND + self.grace - _now()).total_seconds()
             self._take(await self.source.read(min(max(left, 0), LONGEST_WAIT)))
 
-    async def _replay(self, hand_on: Callable[[Sequence[FeatureRow]], None]) -> None:
+    async def _replay(self, hand_on: HandOn) -> None:
         while not self._is_stopping:
             for line in await self.source.read(LONGEST_WAIT):
                 at = line.stamp.replace(tzinfo=None)
                 until = self._due(at)
                 if self.memory.until is None or until > self.memory.until:
-                    hand_on(await asyncio.to_thread(self.memory.advance, until))
+                    await hand_on(await asyncio.to_thread(self.memory.advance, until))
                 self.memory.add(line, at)
 
     def _take(self, lines: Sequence[Line]) -> None:
@@ -174,14 +187,20 @@ class LiveFeatures:
         """What it is doing; may be asked at any time, from any thread."""
         memory = self.memory
         newest = {name: time.replace(tzinfo=UTC) for name, time in memory.newest.copy().items()}
+        hole, source = memory.hole, self.source.name
+        if hole is not None:
+            begun, ended = (f"{time:%Y-%m-%d %H:%M}" for time in hole)
+            source += f"; trailing thresholds lack the minutes from {begun} to {ended} UTC"
         return LiveStatus(
             newest,
             memory.late,
             memory.messages,
             memory.faulty,
             self.source.lag,
-            self.source.name,
+            source,
             self._running_since,
+            self.source.counts,
+            None if hole is None else (hole[0].replace(tzinfo=UTC), hole[1].replace(tzinfo=UTC)),
         )
 
     def stop(self) -> None:

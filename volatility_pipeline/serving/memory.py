@@ -1,7 +1,8 @@
 """The memory of the live features: lines in, feature rows out, by the SQL files of the batch.
 
 Here belongs what is held, for how long, and which part of it a second's SQL has to read. Where the
-lines come from, and when a second is due, belongs to `live`; what a feature is stands in `sql/`.
+lines come from, and when a second is due, belongs to `live`, the minutes behind the thresholds to
+`thresholds`; what a feature is stands in `sql/`.
 
 A row at `ts` knows the events before `ts` that were added before it was made, and equals the row
 that the batch makes from exactly these. An event that comes later counts as late: rows already made
@@ -18,19 +19,18 @@ from volatility_pipeline.domain.messages import Ticker, read_line
 from volatility_pipeline.domain.schemas import FEATURE_COLUMNS, TABLES
 from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.warehouse import connect, create_view, sql_text
+from volatility_pipeline.serving.thresholds import DAY, Thresholds
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SECOND = timedelta(seconds=1)
-DAY = timedelta(days=1)
 BARS = timedelta(seconds=3602)  # what the SQL of the features looks back at
 NEAR_BARS = timedelta(seconds=302)  # what all but its windows of 900 s and 3600 s need
 TICKS = timedelta(hours=2)  # what the SQL of the bars looks back at
-# Rows this far back can be made from those bars; of older ones the lake has to tell.
-OWN_MINUTES = BARS - NEAR_BARS
+LOOK_BACK = BARS + TICKS  # of a start
 LATEST = timedelta(minutes=2)  # how far events may come out of order and still be taken in
-TIDY_SECONDS = 60
+TIDY_EVERY = timedelta(minutes=1)
 
 _DECIMAL = "decimal(28, 10)"
 _NUMBERS = ("price", "best_bid", "best_ask", "bid_size", "ask_size", "last_size", "volume_24h")
@@ -95,6 +95,10 @@ select
 from near inner join far using (product_id, ts)
 order by product_id, ts
 """
+_VOLATILITY = 2 + FEATURE_COLUMNS.index("realized_volatility_60s")
+_MINUTES = """
+select product_id, ts, realized_volatility_60s from ({sql}) where ts = date_trunc('minute', ts)
+"""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ class FeatureRow:
         trailing_threshold: 90th percentile of `realized_volatility_60s` at the whole minutes of
             the last 24 hours; None with fewer than 60 of them.
         published_at: When the row was made, UTC.
+        is_threshold_whole: False while minutes behind the threshold are not known, though there
+            may have been some: the batch may have another threshold.
     """
 
     product: str
@@ -115,6 +121,7 @@ class FeatureRow:
     features: Mapping[str, float | None]
     trailing_threshold: float | None
     published_at: datetime
+    is_threshold_whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -161,22 +168,19 @@ class Memory:
         self._closed: dict[str, datetime] = {}
         self._days: dict[str, date] = {}
         self._tidied: datetime | None = None
-        self._thresholds: dict[str, tuple[datetime, float | None]] = {}
+        self._lake_end = datetime.min  # noqa: DTZ901  (naive UTC)
+        self._resumed: datetime | None = None  # of what came after the lake, the first
+        self._thresholds = Thresholds(max_gap_seconds=max_gap_seconds, threads=threads)
         self._leave = ExitStack()
 
     def __enter__(self) -> Self:
         self._memory = self._leave.enter_context(connect(self.threads))
-        self._minutes = self._leave.enter_context(connect(self.threads))
+        self._leave.enter_context(self._thresholds)
         columns = ", ".join(f'"{name}" {kind}' for name, kind in _MESSAGES.items())
         self._memory.execute(f"create table messages ({columns})")
         for name, table in (("settled", "ticks"), ("fresh", "ticks"), ("bars", "bars")):
             self._memory.execute(f"create table {name} as {TABLES[table].empty_select()}")
         self._memory.execute(_TICKS)
-        self._minutes.execute(
-            "create table features "
-            "(product_id varchar, ts timestamp, realized_volatility_60s double)"
-        )
-        self._minutes.execute(f"create view bars as {TABLES['bars'].empty_select()}")
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -192,15 +196,17 @@ class Memory:
         days = days[-2:] if at is None else [day for day in days if day >= at.date() - DAY]
         stored = replace(TABLES["ticks"], name="stored")
         create_view(self._memory, stored, [lake.file("ticks", day) for day in days])
+        ((newest,),) = self._memory.execute("select max(event_time) from stored").fetchall()
         if at is None:
-            found = self._memory.execute("select max(event_time) from stored").fetchone()
-            if found is None or found[0] is None:
+            if newest is None:
                 return
-            at = found[0] + SECOND
+            at = newest + SECOND
+        if newest is not None:
+            self._lake_end = min(newest, at)
         self._memory.execute(
             "insert into settled select * from stored "
             "where event_time >= $from and ($products is null or product_id in $products)",
-            {"from": at - BARS - TICKS, "products": self.products and sorted(self.products)},
+            {"from": at - LOOK_BACK, "products": self.products and sorted(self.products)},
         )
         self._cut(at)
         columns = ", ".join(
@@ -215,14 +221,7 @@ class Memory:
             "create or replace table settled as select settled.* from settled "
             "inner join cuts using (product_id) where event_time < cut"
         )
-        stored = replace(TABLES["features"], name="stored")
-        days = [day for day in lake.days("features") if day >= at.date() - DAY]
-        create_view(self._minutes, stored, [lake.file("features", day) for day in days])
-        self._minutes.execute(
-            "insert into features select product_id, ts, realized_volatility_60s from stored "
-            "where ts > $at - interval 24 hours and ts = date_trunc('minute', ts)",
-            {"at": at},
-        )
+        self._thresholds.load(lake, at)
 
     def add(self, line: Line, at: datetime) -> None:
         """Reads a line that arrived at a time (naive UTC), as the batch will once it has landed."""
@@ -244,6 +243,8 @@ class Memory:
         product, time = str(ticker.product_id), _time(ticker)
         arrived = min(time, at)  # what is dated ahead says nothing newer than that
         self.newest[product] = max(self.newest.get(product, arrived), arrived)
+        if self.until is None and time > self._lake_end:
+            self._resumed = min(self._resumed or time, time)
         if time < self._closed.get(product, time):
             self.late += self.until is not None
             return
@@ -269,22 +270,25 @@ class Memory:
         self._insert()
         self._memory.execute(f"create or replace table fresh as {sql_text('10_ticks.sql')}")
         self._count_late()
-        self._make_bars(until - BARS if is_first else after, until)
-        rows = self._features(after + SECOND, until)
+        self._make_bars(until - LOOK_BACK if is_first else after, until)
+        first = after + SECOND
+        times = {"start": first, "end": until + SECOND, "near": first - NEAR_BARS}
+        sql = _FEATURES.format(sql=sql_text("30_features.sql"))
+        rows = self._memory.execute(sql, times).fetchall()
         if is_first:
-            self._own_minutes(until)
-        thresholds = self._threshold(rows, until)
+            self._take_over_minutes(until)
+        thresholds = self._thresholds.of(((*row[:2], row[_VOLATILITY]) for row in rows), until)
+        is_whole = self._thresholds.hole is None
         self.until = until
-        if self._tidied is None or (until - self._tidied).total_seconds() >= TIDY_SECONDS:
-            self._tidy(until)
         made = datetime.now(UTC)
         return [
             FeatureRow(
                 product,
                 ts.replace(tzinfo=UTC),
                 dict(zip(FEATURE_COLUMNS, values, strict=True)),
-                thresholds[product, _minute(ts)],
+                thresholds[product, ts.replace(second=0)],
                 made,
+                is_whole,
             )
             for product, ts, *values in rows
         ]
@@ -334,62 +338,29 @@ class Memory:
         self._memory.execute(_KEEP, {"since": since})
         self._dirty.clear()
 
-    def _features(self, first: datetime, last: datetime) -> list[tuple[Any, ...]]:
-        sql = _FEATURES.format(sql=sql_text("30_features.sql"))
-        near = first - NEAR_BARS
-        times = {"start": first, "end": last + SECOND, "near": near}
-        return self._memory.execute(sql, times).fetchall()
+    def _take_over_minutes(self, until: datetime) -> None:
+        """Makes the minutes behind the thresholds from the bars, as far back as these are whole.
 
-    def _own_minutes(self, until: datetime) -> None:
-        """Puts what the bars tell of the last hour's minutes into the place of the lake's.
-
-        The lake's may be older than its ticks, or end in what was carried forward.
+        That is to the look-back, or to a silence between the lake's end and what came since.
         """
-        since = until - OWN_MINUTES
-        self._minutes.execute("delete from features where ts >= $since", {"since": since})
-        rows = [row for row in self._features(since, until - SECOND) if _minute(row[1]) == row[1]]
-        self._note_minutes(rows)
+        since = until - LOOK_BACK + NEAR_BARS + 2 * self._stretch
+        resumed = self._resumed or until
+        if resumed - self._lake_end > self._stretch:
+            since = max(since, resumed + NEAR_BARS)
+        sql = _MINUTES.format(sql=sql_text("30_features.sql"))
+        readings = self._memory.execute(sql, {"start": since, "end": until}).fetchall()
+        self._thresholds.take_over(since, until, readings)
 
-    def _note_minutes(self, rows: list[tuple[Any, ...]]) -> None:
-        at = 2 + FEATURE_COLUMNS.index("realized_volatility_60s")
-        if rows:
-            values = [[row[column] for row in rows] for column in (0, 1, at)]
-            sql = "insert into features select unnest(?), unnest(?), unnest(?)"
-            self._minutes.execute(sql, values)
+    def tidy(self) -> None:
+        """Once a minute, lets go of what no bar and no row to come will need.
 
-    def _threshold(
-        self, rows: list[tuple[Any, ...]], until: datetime
-    ) -> dict[tuple[str, datetime], float | None]:
-        """The trailing thresholds by product and minute, by the SQL of the labels.
-
-        One holds for all rows of a minute, so the SQL runs for the first row of each.
+        It also asks the lake for minutes that the thresholds lack. To be called after each
+        `advance`, once the rows are handed on: they need not wait for it.
         """
-        found = {(product, minute): one for product, (minute, one) in self._thresholds.items()}
-        firsts: dict[tuple[str, datetime], tuple[Any, ...]] = {}
-        for row in rows:
-            key = (row[0], _minute(row[1]))
-            if key not in found:
-                firsts.setdefault(key, row)
-        if firsts:
-            self._note_minutes(list(firsts.values()))
-            asked = self._minutes.execute(
-                sql_text("40_labels.sql"),
-                {
-                    "start": min(row[1] for row in firsts.values()),
-                    "end": until + SECOND,
-                    "max_gap_seconds": self.max_gap_seconds,
-                },
-            ).fetchall()
-            for product, ts, _, threshold in asked:
-                found[product, _minute(ts)] = threshold
-                self._thresholds[product] = (_minute(ts), threshold)
-            self._minutes.execute(
-                "delete from features where ts <= $until - interval 24 hours", {"until": until}
-            )
-        return found
-
-    def _tidy(self, until: datetime) -> None:
-        """Lets go of what no bar and no row to come will need."""
+        until = self.until
+        if until is None or (self._tidied is not None and until - self._tidied < TIDY_EVERY):
+            return
+        self._thresholds.mend(until)
         self._cut(until)
         self._memory.execute(_SETTLE, {"stretch": self._stretch})
         self._memory.execute(_UNSETTLED)
@@ -419,6 +390,11 @@ class Memory:
         self._closed = {product: cut + needed for product, cut in cuts}
 
     @property
+    def hole(self) -> tuple[datetime, datetime] | None:
+        """From when to when (naive UTC) minutes behind the thresholds are not known."""
+        return self._thresholds.hole
+
+    @property
     def _stretch(self) -> timedelta:
         return timedelta(seconds=self.max_gap_seconds)
 
@@ -426,10 +402,6 @@ class Memory:
 def _time(ticker: Ticker) -> datetime:
     assert ticker.event_time is not None  # noqa: S101  (of a sound ticker)
     return ticker.event_time
-
-
-def _minute(ts: datetime) -> datetime:
-    return ts.replace(second=0)
 
 
 def _arrow_type(kind: str) -> "pa.DataType":

@@ -1,10 +1,12 @@
 """Prometheus metrics of the API, in a registry of its own; the names are part of its interface.
 
 What is counted as it happens is a counter or histogram here; what can be looked up is looked up at
-the scrape. Labels are bounded: products are those served, paths those of the routes.
+the scrape. Labels are bounded: products are those served, paths those of the routes, days the last
+two.
 """
 
 import time
+from collections import Counter as Tally
 from collections.abc import Callable, Iterator, MutableMapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -119,7 +121,6 @@ class _Looked(Collector):
         self.predictor = predictor
         self.lake = lake
         self.status = status
-        self._gaps: dict[str, tuple[int, int]] = {}
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: a registration asks no lake."""
@@ -180,20 +181,25 @@ class _Looked(Collector):
         yield _counter("late_events", "Ticks that came after their row's grace.", status.late)
 
     def _recorded(self) -> Iterator[Metric]:
-        """Gaps and reconnects as the landed manifests of today and the eve tell them."""
+        """Gaps and reconnects as the manifests of today and the day before tell them, once built.
+
+        Gauges: a late segment may close a gap, and a restart begins no new count.
+        """
+        gaps = _gauge("gaps", "A day's proven gap records; one hole may have several.", "day")
+        reconnects = _gauge("reconnects", "A day's lost connections of the recorder.", "day")
         today = datetime.now(UTC).date()
         for day in (today - timedelta(days=1), today):
-            gaps = (self.lake.manifest(day) or {"gaps": []})["gaps"]
-            proven = [gap for gap in gaps if not gap["is_hint"]]
-            broken: dict[str, int] = {}
-            for gap in proven:
-                if (gap.get("reason") or "").startswith("disconnected"):
-                    broken[gap["subject"]] = broken.get(gap["subject"], 0) + 1
+            manifest = self.lake.manifest(day) or {"gaps": []}
+            proven = [gap for gap in manifest["gaps"] if not gap["is_hint"]]
             # A connection carries all products: each of them has the gap.
-            self._gaps[str(day)] = len(proven), max(broken.values(), default=0)
-        totals = [sum(counts) for counts in zip(*self._gaps.values(), strict=True)]
-        yield _counter("gaps", "Gaps proven in what landed since the eve of the start.", totals[0])
-        yield _counter("reconnects", "Of those, lost connections of the recorder.", totals[1])
+            broken = Tally(
+                gap["subject"]
+                for gap in proven
+                if (gap.get("reason") or "").startswith("disconnected")
+            )
+            gaps.add_metric([str(day)], len(proven))
+            reconnects.add_metric([str(day)], max(broken.values(), default=0))
+        yield from (gaps, reconnects)
 
 
 def _gauge(name: str, about: str, *labels: str) -> GaugeMetricFamily:

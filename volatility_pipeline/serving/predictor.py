@@ -19,12 +19,8 @@ import numpy as np
 from volatility_pipeline.domain.errors import BadInputError
 from volatility_pipeline.domain.ladder import MODEL_INPUTS
 from volatility_pipeline.domain.models import probabilities
-from volatility_pipeline.resources.champions import (
-    CHALLENGER,
-    CHAMPION,
-    Champions,
-    ServedModel,
-)
+from volatility_pipeline.resources.champions import CHALLENGER, CHAMPION, Champions
+from volatility_pipeline.resources.served_model import ServedModel
 from volatility_pipeline.serving.answer_log import AnswerLog
 from volatility_pipeline.serving.live import FeatureRow
 
@@ -33,6 +29,10 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 5.0
 MAX_AGE_SECONDS = 10.0
+AHEAD_SECONDS = 1.0
+"""What a clock may be slewed by. A row further ahead of it was made before it was put back, and how
+old that is nobody knows."""
+
 HISTORY_SECONDS = 3600
 
 Say = Callable[[str], None]
@@ -237,11 +237,20 @@ class Predictor:
 
     def refresh(self) -> None:
         """Loads what the aliases name now; where that fails, what is loaded goes on answering."""
-        for product in self._wanted():
+        wanted: Sequence[str] = self.products
+        aliases: Mapping[str, Mapping[str, str]] | Exception
+        try:
+            wanted = self._wanted()
+            aliases = self.champions.tracking.all_aliases()
+        except Exception as error:  # noqa: BLE001 whatever it is, the old models go on
+            aliases = error
+        for product in wanted:
             before = self._models.get(product, ProductModels())
             try:
-                now = self._reload(product, before)
-            except Exception as error:  # noqa: BLE001 whatever it is, the old model goes on
+                if isinstance(aliases, Exception):
+                    raise aliases
+                now = self._reload(product, aliases.get(product, {}), before)
+            except Exception as error:  # noqa: BLE001 as above
                 self.reload_failures += 1
                 trouble = str(error) or type(error).__name__
                 if trouble != before.trouble:
@@ -259,10 +268,11 @@ class Predictor:
             return list(self._only)
         return sorted({*self.champions.lake.products("splits"), *self._live, *self._models})
 
-    def _reload(self, product: str, before: ProductModels) -> ProductModels:
+    def _reload(
+        self, product: str, aliases: Mapping[str, str], before: ProductModels
+    ) -> ProductModels:
         if before.champion is not None and not self.champions.tracking.is_there:
             raise FileNotFoundError(f"MLflow's store is gone: {self.champions.tracking.uri}")
-        aliases = self.champions.tracking.aliases(product)
         champion = self._loaded(product, aliases.get(CHAMPION), before.champion)
         absence = None
         if champion is None:
@@ -286,7 +296,11 @@ class Predictor:
         if version is None or (before is not None and before.served.version == version):
             return None if version is None else before
         served = self.champions.find(product, version)
-        return None if served is None else LoadedModel(served, self.champions.load(served))
+        if served is None:
+            return None
+        model = LoadedModel(served, self.champions.load(served))
+        model.ask(dict.fromkeys(MODEL_INPUTS, (1.0,)))  # one that cannot answer is not loaded
+        return model
 
     # Live rows
 
@@ -360,13 +374,15 @@ class Predictor:
             UnavailableError: Nobody answers, there is no row, its threshold is not known, or the
                 answer is too old.
         """
-        self.champion(product)
+        model = self.champion(product)
         with self._lock:
             live = self._live.get(product)
             row = live.row if live else None
             answer = live.history[-1] if live and live.history else None
         if row is not None and (answer is None or answer.ts < row.ts):
             self._require_fresh(product, row.ts)
+            if model.threshold(row.trailing_threshold) is not None:
+                raise UnavailableError("no_row", f"{product}: no row since its model was loaded.")
             raise UnavailableError(
                 "no_threshold",
                 f"{product}: the threshold of the newest row is not known; it takes 60 whole "
@@ -382,9 +398,27 @@ class Predictor:
         if age > limit:
             said = f"{product}: the newest row is {age:,.0f} s old; {limit:g} s are allowed."
             raise UnavailableError("stale", said, age)
-        if age < -limit:
+        if age < -AHEAD_SECONDS:
             said = f"{product}: the newest row is {-age:,.0f} s ahead of this machine's clock."
             raise UnavailableError("stale", said, age)
+
+    def row_trouble(self, product: str) -> str | None:
+        """Why the newest live row is not to be had, whoever may answer; None where it is.
+
+        Raises:
+            UnknownProductError: The product is not served.
+        """
+        live = self._live.get(product)
+        try:
+            if self.models(product).champion is not None:
+                self.newest(product)
+            elif live is None or live.newest is None:
+                return f"{product}: no live row has come yet."
+            else:
+                self._require_fresh(product, live.newest)
+        except UnavailableError as error:
+            return str(error)
+        return None
 
     def age_seconds(self, product: str) -> float | None:
         """Age of the newest live row; None before the first."""
@@ -394,10 +428,14 @@ class Predictor:
 
     def trailing_threshold(self, product: str) -> float | None:
         """The trailing threshold of the newest live row, if that is new enough."""
-        live, age = self._live.get(product), self.age_seconds(product)
-        if live is None or live.row is None or age is None or abs(age) > self.max_age_seconds:
+        live = self._live.get(product)
+        row = live.row if live else None
+        try:
+            if row is not None:
+                self._require_fresh(product, row.ts)
+        except UnavailableError:
             return None
-        return live.row.trailing_threshold
+        return None if row is None else row.trailing_threshold
 
     def history(self, product: str, since: datetime) -> list[LivePrediction]:
         """What was answered about rows from a time (UTC) on, in time order.

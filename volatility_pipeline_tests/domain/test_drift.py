@@ -17,20 +17,17 @@ from scipy.stats import norm, t
 
 from benchmarks.drift import joined, judge_series, rate_with_interval
 from benchmarks.drift_market import draw_factors, draw_predictions
+from volatility_pipeline.domain.day_sketch import COLUMNS, PROBABILITY, DaySketch, sketch
 from volatility_pipeline.domain.drift import (
-    COLUMNS,
     LEVEL,
     MINIMUM_DAYS,
-    PROBABILITY,
     SEVERITIES,
-    DaySketch,
     Drift,
     Finding,
     Reference,
     Scale,
     Severity,
     compare,
-    sketch,
 )
 from volatility_pipeline.domain.drift_verdict import (
     ACTIONS,

@@ -19,7 +19,7 @@ from volatility_pipeline.domain.estimators import (
     ZScore,
 )
 from volatility_pipeline.domain.ladder import COLOURS, LADDER, MODEL_INPUTS
-from volatility_pipeline.domain.models import FittedModel, dump, fit, load, probabilities, scores
+from volatility_pipeline.domain.models import FittedModel, fit, load, probabilities, scores
 from volatility_pipeline_tests.split_frames import role, split_frame, tiny
 
 SEED = 7
@@ -476,7 +476,7 @@ class TestStorage:
     @pytest.mark.parametrize("name", LADDER)
     def test_a_model_comes_back_with_equal_bits(self, frame, fitted, name):
         model, rows = fitted[name], role(frame, "test")
-        copy = load(dump(model.estimator))
+        copy = load(skops.io.dumps(model.estimator))
         np.testing.assert_array_equal(scores(copy, rows), scores(model.estimator, rows))
         np.testing.assert_array_equal(
             probabilities(copy, rows), probabilities(model.estimator, rows)
@@ -485,7 +485,7 @@ class TestStorage:
     def test_the_trusted_types_are_those_that_the_ladder_needs_and_no_more(self, fitted):
         needed: set[str] = set()
         for model in fitted.values():
-            needed |= set(skops.io.get_untrusted_types(data=dump(model.estimator)))
+            needed |= set(skops.io.get_untrusted_types(data=skops.io.dumps(model.estimator)))
         assert needed == set(models.TRUSTED_TYPES)
 
     def test_an_untrusted_type_is_refused_by_name(self, fitted):

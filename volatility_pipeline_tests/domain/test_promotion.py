@@ -128,7 +128,7 @@ class TestObstacles:
             ({"insufficient": ("test has 3 spikes",)}, "insufficient: test has 3 spikes."),
             ({"failed_controls": ("Labels overlap.",)}, "A control failed: Labels overlap."),
             ({"fault": "No archive."}, "No archive."),
-            ({"latency_ms": 10.1}, "takes 10.1 ms for a row, the median of some calls; 10 ms"),
+            ({"latency_ms": 10.1}, "takes 10.1 ms of processor time for a row; 10 ms"),
             ({"challenger": replace(NEW, columns=("mid",))}, "schema changed since the champion"),
             (
                 {"challenger": replace(NEW, columns=("threshold", "mid"))},
