@@ -23,6 +23,8 @@ from volatility_pipeline_tests.broker import free_port
 ROOT = Path(__file__).parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 SERVICES: Mapping[str, Mapping[str, Any]] = COMPOSE["services"]
+_ENV = (ROOT / "docker" / "Dockerfile").read_text().partition("\nENV ")[2].partition("\nVOLUME")[0]
+IMAGE = dict(re.findall(r"(\w+)=(\S+)", _ENV))  # what the image sets
 PORTS = ("3000", "4000", "5000", "8000", "8765", "9090")
 KEY = "the-key-of-a-test"
 
@@ -51,7 +53,8 @@ class Machine:
         # The path of a socket may have 107 characters.
         self.socket = Path(tempfile.mkdtemp(prefix="pg"))
         path = [str(self.app), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self.environment = os.environ | {
+        image = {name: self.here(value) for name, value in IMAGE.items()}
+        self.environment = {**os.environ, **image} | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join(path),
             "PGPORT": str(free_port()),

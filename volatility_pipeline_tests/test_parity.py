@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import random
+import threading
+import time
 import uuid
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -225,17 +227,31 @@ def test_a_simulated_market_with_restarts_makes_the_rows_of_the_batch(
     check_parity(rows, lake, first=found[0].at, last=found[-1].at + 44 * SECOND)
 
 
-def test_started_from_the_lake_it_answers_by_the_clock_as_the_batch(
+def test_started_from_the_lake_it_answers_by_the_clock_as_the_batch_also_after_a_stall(
     names: tuple[str, str], broker: str, tmp_path: Path
 ) -> None:
     start = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
     found = [
-        Arrival(one.event_time, written(one)) for one in walk(start - 600 * SECOND, 615, step=0.5)
+        Arrival(one.event_time, written(one)) for one in walk(start - 600 * SECOND, 660, step=0.5)
     ]
     landed = sum(one.at < start - 20 * SECOND for one in found)
     cluster = Cluster(broker, partitions=1)
     lake = Lake(tmp_path)
     rows: list[FeatureRow] = []
+    is_over = threading.Event()
+
+    async def keep_sending(sent: int) -> int:
+        while not is_over.wait(0.05):
+            until = datetime.now(UTC).replace(tzinfo=None)
+            due = [one for one in found[sent:] if one.at <= until]
+            if due:
+                await send(cluster, names[0], due)
+            sent += len(due)
+        return sent
+
+    async def until_there_are(count: int, task: asyncio.Task[None]) -> None:
+        while not task.done() and len(rows) < count:
+            await asyncio.sleep(0.05)
 
     async def run() -> None:
         await send(cluster, names[0], found[:landed])
@@ -244,20 +260,17 @@ def test_started_from_the_lake_it_answers_by_the_clock_as_the_batch(
         source = KafkaSource(cluster, lake, names[0])
         live = LiveFeatures(lake, Warehouse(lake), source, grace_seconds=GENEROUS)
         task = asyncio.create_task(live.run(rows.extend))
-        sent = landed
-        while not task.done() and len(rows) < 5:
-            until = datetime.now(UTC).replace(tzinfo=None)
-            due = [one for one in found[sent:] if one.at <= until]
-            if due:
-                await send(cluster, names[0], due)
-            sent += len(due)
-            await asyncio.sleep(0.05)
+        sending = asyncio.create_task(asyncio.to_thread(asyncio.run, keep_sending(landed)))
+        await until_there_are(3, task)
+        time.sleep(GENEROUS + 3)  # nothing is read meanwhile
+        await until_there_are(12, task)
+        is_over.set()
+        sent = await sending
         assert live.status().newest_event.keys() == {"BTC-USD"}
         live.stop()
         await task
-        assert live.status().messages == sent - landed
-        await lands(lake, broker, names[0], sent - landed, cluster=cluster)
         assert live.status().late == 0
+        await lands(lake, broker, names[0], sent - landed, cluster=cluster)
 
     asyncio.run(run())
     build_all(lake)

@@ -65,7 +65,7 @@ class KafkaSource:
 
     @property
     def is_caught_up(self) -> bool:
-        """Whether all was read that was there when it last connected."""
+        """Whether all was read that was there when it connected, or at the last `note_end`."""
         return self._consumer is not None and all(
             self._next[self._logs[part]] >= end for part, end in self._ends.items()
         )
@@ -112,6 +112,16 @@ class KafkaSource:
                 lines.append(Line(log, record.offset, record.value or b"", stamp))
             self._next[log] = records[-1].offset + 1
         return lines
+
+    async def note_end(self) -> None:
+        """Makes `is_caught_up` speak of all that Kafka holds by now."""
+        if self._consumer is None:
+            return
+        try:
+            self._ends = await self._consumer.end_offsets(list(self._logs))
+        except (KafkaError, OSError) as error:
+            self.trouble = self.cluster.in_words(error)
+            await self.close()
 
     async def _connect(self) -> None:
         await create_topic(self.cluster, self.topic)

@@ -33,7 +33,7 @@ class Source(Protocol):
 
     @property
     def is_caught_up(self) -> bool:
-        """Whether it has given all that it held from before it was connected."""
+        """Whether it has given all that it held when it connected, or at the last `note_end`."""
 
     @property
     def lag(self) -> int | None:
@@ -48,6 +48,9 @@ class Source(Protocol):
 
     async def read(self, seconds: float) -> list[Line]:
         """What came, after waiting so long for the first of it; raises nothing in an outage."""
+
+    async def note_end(self) -> None:
+        """Makes `is_caught_up` speak of all that has come by now; for who has not read a while."""
 
     async def close(self) -> None:
         """Called once, at the end."""
@@ -153,10 +156,13 @@ class LiveFeatures:
                     await publishing
 
     async def _follow(self, hand_on: HandOn) -> None:
+        noted: datetime | None = None
         while not self._is_stopping:
-            until = self._due(_now())
-            is_due = self.memory.until is None or until > self.memory.until
-            if self.source.is_caught_up and is_due:
+            until, made = self._due(_now()), self.memory.until
+            if made is not None and made != noted and until - made > SECOND:
+                noted = made
+                await self.source.note_end()  # it stalled: what came meanwhile is read first
+            if self.source.is_caught_up and (made is None or until > made):
                 self._take(await self.source.read(0))  # what arrived within the grace
                 rows = await asyncio.to_thread(self.memory.advance, until)
                 oldest = (until - LONGEST_STALL).replace(tzinfo=UTC)

@@ -17,6 +17,7 @@ from volatility_pipeline.serving.memory import Line
 
 MOST_HELD = 100_000  # lines, below 1 KB each
 LOOK_SECONDS = 0.01
+SETTLE_SECONDS = 0.2
 
 
 class WebSocketSource:
@@ -111,6 +112,10 @@ class WebSocketSource:
         lines = list(self._held)
         self._held.clear()
         return lines
+
+    async def note_end(self) -> None:
+        """Lets the recorder read what has come by now."""
+        await asyncio.sleep(SETTLE_SECONDS)
 
     async def close(self) -> None:
         """Disconnects."""
