@@ -4,6 +4,7 @@ What a body or a client may do is `limits`; starting and stopping belongs to the
 """
 
 import asyncio
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # DuckDB complains at the end of what is never collected
 
 
 def make_server(app: Application) -> Server:
