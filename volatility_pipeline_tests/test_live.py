@@ -179,6 +179,21 @@ def test_hours_of_a_market_leave_no_trace_but_what_its_rows_need(tmp_path: Path)
     assert bars <= 2 * (3602 + 180)
 
 
+def test_a_first_row_from_before_the_lake_was_read_loses_no_tick(tmp_path: Path) -> None:
+    # A row waits for its grace: the first one may lie before the time up to which the lake was
+    # read, and the ticks that stay may begin half a minute earlier for it.
+    ticks = walk(NOON, 900, step=1)
+    lines = as_lines([Arrival(one.event_time, written(one)) for one in ticks])
+    lake = Lake(tmp_path)
+    land(lake, lines)
+    read = at("2026-04-04 12:10:02.5")
+    asked = [read - 1.5 * SECOND + number * SECOND for number in range(5)]
+    with Memory() as memory:
+        memory.load(lake, read)
+        found = answered(row for rows in follow(memory, [], asked) for row in rows)
+    check(found, expected(lake), asked[0] - SECOND, asked[-1])
+
+
 def test_thresholds_after_a_restart_are_those_of_the_batch(tmp_path: Path) -> None:
     ticks = walk("2026-04-03 22:00", 4 * 3600, step=8)
     lines = as_lines(arrivals(ticks, random.Random(4), grace=GRACE))

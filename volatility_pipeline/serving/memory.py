@@ -54,13 +54,14 @@ where made."second" >= coalesce(dirty.since, $since)
 # Before a product's cut, of every stretch of `max_gap_seconds` the first and the last tick remain.
 # That is all the bars to come need of them: no silence that ends a run fits into a stretch, so the
 # silences between consecutive ticks stay as they are, and with them where each run began.
+# A cut never moves back: of what lies before it no more than that is left.
 _CUTS = """
 create or replace temp table cuts as
 select
     product_id,
-    time_bucket($stretch, max(event_time) - $depth) as cut,
+    greatest(time_bucket($stretch, max(event_time) - $depth), max(cuts.cut)) as cut,
     max(event_time) - $look_back as oldest
-from ticks where event_time < $until group by product_id
+from ticks left join cuts using (product_id) where event_time < $until group by product_id
 """
 _SETTLE = """
 create or replace table settled as
@@ -181,6 +182,7 @@ class Memory:
         for name, table in (("settled", "ticks"), ("fresh", "ticks"), ("bars", "bars")):
             self._memory.execute(f"create table {name} as {TABLES[table].empty_select()}")
         self._memory.execute(_TICKS)
+        self._memory.execute("create temp table cuts (product_id varchar, cut timestamp)")
         return self
 
     def __exit__(self, *_error: object) -> None:
