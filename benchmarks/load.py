@@ -74,13 +74,13 @@ class Load:
 
 
 def wrk(
-    address: str, *, connections: int, seconds: float, body: Path | None = None, pause: int = 0
+    address: str, *, connections: int, seconds: int, body: Path | None = None, pause: int = 0
 ) -> "subprocess.Popen[str]":
     """Starts a load; `measured` waits for its end."""
     environment = {**os.environ, "LOAD_PAUSE": str(pause)}
     if body is not None:
         environment["LOAD_BODY"] = str(body)
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     return subprocess.Popen(
         [*command, "-s", SCRIPT, address], env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -197,7 +197,7 @@ def resident_bytes(process: int) -> int:
 # The measurements
 
 
-def climb(address: str, seconds: float, body: Path | None = None) -> dict[int, Load]:
+def climb(address: str, seconds: int, body: Path | None = None) -> dict[int, Load]:
     """As many requests as numbers of connections can make."""
     found = {}
     for connections in CONNECTIONS:
@@ -209,7 +209,7 @@ def climb(address: str, seconds: float, body: Path | None = None) -> dict[int, L
 
 
 def endure(
-    address: str, product: str, seconds: float, body: Path, process: int | None
+    address: str, product: str, seconds: int, body: Path, process: int | None
 ) -> tuple[dict[str, Load], list[tuple[float, int]]]:
     """GET and POST at their rates together; also the server's memory over time."""
     started = {
@@ -339,8 +339,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"), help="built and trained")
     parser.add_argument("--product", default="BTC-USD")
-    parser.add_argument("--seconds", type=float, default=300, help="of the mixed load")
-    parser.add_argument("--step", type=float, default=5, help="seconds of each other load")
+    parser.add_argument("--seconds", type=int, default=300, help="of the mixed load")
+    parser.add_argument("--step", type=int, default=5, help="seconds of each other load")
     parser.add_argument("--address", help="of a service that runs already")
     parser.add_argument("--plot", type=Path, default=Path("data/load.png"))
     chosen = parser.parse_args()
