@@ -23,7 +23,7 @@ run: .venv/ready ## The main job: simulate three days if there is no data, build
 test: .venv/ready ## Run the tests
 	$(BIN)/pytest
 
-endurance: .venv/ready ## The feed's tests at full length: 500,000 messages, 100 kills
+endurance: .venv/ready ## The tests of feed and serving at full length: 500,000 messages, 100 kills, ten hours live
 	VOLATILITY_ENDURANCE=1 $(BIN)/pytest volatility_pipeline_tests/test_feed.py \
 		volatility_pipeline_tests/test_land.py volatility_pipeline_tests/test_compose.py \
 		volatility_pipeline_tests/test_live.py volatility_pipeline_tests/test_parity.py -v --timeout 3600

@@ -19,6 +19,7 @@ POM = ROOT / "docker" / "kafka" / "pom.xml"
 KEPT = ROOT / ".kafka"  # the jars, and the data of `make kafka`
 CLUSTER_ID = "dm9sYXRpbGl0eS1rYWZrYQ"  # base64url, 16 bytes
 START_SECONDS = 90
+STOP_SECONDS = 30
 
 
 def missing_tools() -> str | None:
@@ -94,7 +95,11 @@ class Broker:
         """Stops the broker; its data stay."""
         if self.process is not None:
             self.process.send_signal(how)
-            self.process.wait(timeout=60)
+            try:
+                self.process.wait(timeout=STOP_SECONDS)
+            except subprocess.TimeoutExpired:  # whoever started us may have had it ignore SIGTERM
+                self.process.kill()
+                self.process.wait()
             self.process = None
 
     def _java(self, main: str, *arguments: str) -> subprocess.Popen[bytes]:

@@ -59,6 +59,7 @@ def live(row: Any, **changed: Any) -> FeatureRow:
         features={name: None if value != value else float(value) for name, value in values.items()},
         trailing_threshold=changed.pop("trailing_threshold", row.trailing_threshold),
         published_at=ts + timedelta(seconds=0.5),
+        **changed,
     )
 
 

@@ -312,6 +312,7 @@ def test_newest_prediction_says_how_old_it_is_and_who_made_it(
         "version": PERSISTENCE,
         "realized_volatility_60s": newest.realized_volatility_60s,
         "seconds_since_tick": newest.seconds_since_tick,
+        "is_threshold_whole": True,
         "trained_on": "recorded",
     }
 
@@ -374,6 +375,16 @@ def test_without_live_rows_to_come_a_loaded_model_is_ready(root: Path, clock: Cl
     assert answer.status_code == 200
     said = answer.json()
     assert (said["ready"], said["data_fresh"], said["source"]) == (True, False, None)
+
+
+def test_threshold_that_lacks_minutes_is_said_with_the_answer(
+    client: Client, service: Service, root: Path, clock: Clock
+) -> None:
+    clock.forward(1)
+    row = next(asked(root).itertuples())
+    later = NEWEST + timedelta(seconds=1)
+    service.predictor.take([live(row, ts=later, is_threshold_whole=False)])
+    assert client.get("/predict/BTC-USD").json()["is_threshold_whole"] is False
 
 
 def test_row_whose_threshold_is_not_known_is_not_ready(

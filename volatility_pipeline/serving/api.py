@@ -112,6 +112,7 @@ class Service:
             age_seconds=round(answer.age_seconds(self.predictor.clock()), 3),
             realized_volatility_60s=answer.realized_volatility_60s,
             seconds_since_tick=answer.seconds_since_tick,
+            is_threshold_whole=answer.is_threshold_whole,
             trained_on=answer.model.source,
         )
 

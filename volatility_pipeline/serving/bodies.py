@@ -144,6 +144,9 @@ class Live(Prediction):
     age_seconds: float = Field(description="how long ago that is")
     realized_volatility_60s: float | None = Field(description="of the minute before it, per second")
     seconds_since_tick: float | None = Field(description="age of the newest tick then")
+    is_threshold_whole: bool = Field(
+        description="false while minutes behind the threshold are not known"
+    )
     trained_on: str = Field(description="`recorded` or `simulated` data")
 
 

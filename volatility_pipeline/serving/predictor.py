@@ -107,6 +107,7 @@ class LivePrediction:
         model: Who said it.
         realized_volatility_60s: That of the minute before `ts`.
         seconds_since_tick: Age of the newest tick at the row's last bar.
+        is_threshold_whole: Whether all minutes behind the threshold are known.
     """
 
     product: str
@@ -116,6 +117,7 @@ class LivePrediction:
     model: ServedModel
     realized_volatility_60s: float | None
     seconds_since_tick: float | None
+    is_threshold_whole: bool = True
 
     @property
     def is_alert(self) -> bool:
@@ -486,6 +488,7 @@ def _answers(model: LoadedModel | None, rows: Sequence[FeatureRow]) -> list[Live
             model=model.served,
             realized_volatility_60s=row.features["realized_volatility_60s"],
             seconds_since_tick=row.features["seconds_since_tick"],
+            is_threshold_whole=row.is_threshold_whole or model.served.policy != "trailing",
         )
         for (row, threshold), probability in zip(asked, model.ask(columns), strict=True)
     ]
