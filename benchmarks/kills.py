@@ -51,8 +51,8 @@ from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.landing import land_simulation
 from volatility_pipeline_tests.broker import Broker, missing_tools
 from volatility_pipeline_tests.composed import Database, Machine, Service, missing_programs
-from volatility_pipeline_tests.live_run import build_all
 from volatility_pipeline_tests.registered_models import appoint, register
+from volatility_pipeline_tests.tick_lake import build_all
 
 PRODUCTS = ("BTC-USD", "ETH-USD", "SOL-USD")
 MODEL = "logistic_regression"  # in which every feature's last bit shows

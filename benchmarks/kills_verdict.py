@@ -34,8 +34,9 @@ from volatility_pipeline.resources.lake import Lake
 from volatility_pipeline.resources.warehouse import connect, sql_text
 from volatility_pipeline.serving.answer_log import AnswerLog
 from volatility_pipeline.serving.predictor import LoadedModel
-from volatility_pipeline_tests.live_run import GRACE, build_all
+from volatility_pipeline_tests.live_run import GRACE
 from volatility_pipeline_tests.registered_models import champions
+from volatility_pipeline_tests.tick_lake import build_all
 
 MAX_AGE = 10.0  # seconds, VOLATILITY_MAX_AGE_SECONDS
 TOLERANCE = 0.5  # seconds between an answer's making and its receipt on a busy machine

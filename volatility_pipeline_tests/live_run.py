@@ -14,12 +14,10 @@ from typing import Any
 
 from volatility_pipeline.domain.messages import read_day
 from volatility_pipeline.domain.schemas import FEATURE_COLUMNS
-from volatility_pipeline.resources.ingest import Ingest
 from volatility_pipeline.resources.lake import Lake
-from volatility_pipeline.resources.warehouse import Warehouse
 from volatility_pipeline.serving.memory import FeatureRow, Line, Memory
 from volatility_pipeline_tests.oracle import Tick
-from volatility_pipeline_tests.tick_lake import Key, build, rows
+from volatility_pipeline_tests.tick_lake import Key, build_all, rows
 
 LOG = "ticks.raw-00000000-0"
 GRACE = timedelta(seconds=0.5)
@@ -86,16 +84,6 @@ def land(lake: Lake, lines: Sequence[Line], *, per_segment: int = 500) -> None:
             name = f"{piece[0].log}-{piece[0].offset:020d}-{piece[-1].offset:020d}.ndjson"
             (folder / name).write_bytes(b"".join(line.value + b"\n" for line in piece))
     build_all(lake)
-
-
-def build_all(lake: Lake) -> None:
-    """Builds all days, from the raw lines to the labels."""
-    warehouse = Warehouse(lake, threads=1)
-    ingest = Ingest(lake, warehouse)
-    for day in lake.raw_days():
-        ingest.write_manifest(day)
-        ingest.build_ticks(day)
-    build(warehouse)
 
 
 def expected(lake: Lake) -> dict[Key, Answer]:

@@ -24,7 +24,6 @@ from volatility_pipeline_tests.live_run import (
     answered,
     arrivals,
     as_lines,
-    build_all,
     expected,
     follow,
     land,
@@ -32,7 +31,7 @@ from volatility_pipeline_tests.live_run import (
 )
 from volatility_pipeline_tests.oracle import Tick
 from volatility_pipeline_tests.strategies import tick_lists
-from volatility_pipeline_tests.tick_lake import SECOND, Key, Ticks, at, tick, walk
+from volatility_pipeline_tests.tick_lake import SECOND, Key, Ticks, at, build_all, tick, walk
 
 IS_ENDURANCE = os.environ.get("VOLATILITY_ENDURANCE") == "1"
 SLOW = settings(

@@ -26,17 +26,9 @@ from volatility_pipeline.serving.feature_topic import FeatureTopic
 from volatility_pipeline.serving.kafka_source import KafkaSource, ends_of_ticks
 from volatility_pipeline.serving.live import FeatureRow, LiveFeatures
 from volatility_pipeline_tests.broker import Broker
-from volatility_pipeline_tests.live_run import (
-    GRACE,
-    Answer,
-    Arrival,
-    answered,
-    build_all,
-    expected,
-    written,
-)
+from volatility_pipeline_tests.live_run import GRACE, Answer, Arrival, answered, expected, written
 from volatility_pipeline_tests.test_land import lands
-from volatility_pipeline_tests.tick_lake import SECOND, Key, walk
+from volatility_pipeline_tests.tick_lake import SECOND, Key, build_all, walk
 
 IS_ENDURANCE = os.environ.get("VOLATILITY_ENDURANCE") == "1"
 HOURS = 10.0 if IS_ENDURANCE else 0.1
